@@ -1,0 +1,1 @@
+"""The service: rows, rules, signatures. It never imports torch."""

@@ -1,0 +1,33 @@
+"""Append one canonical leaf per change, in the change's own transaction. Ids, states, digests and numbers; never text."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+from sqlalchemy.orm import Session
+
+from app.ids import new_id
+from app.tables.audit import Audit
+from app.trust.canonical import canonical
+
+PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,199}")
+"""Ids, states, digests, slugs, times: no spaces, so no sentence that a person wrote slips in."""
+
+LeafValue = str | int | float | bool | None
+
+
+class NotForTheTrail(ValueError):
+    """A field that could hold what a person wrote. A programming error, found by tests."""
+
+
+def record(
+    session: Session, event: str, *, subject_id: str | None = None, at: datetime | None = None, **fields: LeafValue
+) -> None:
+    """Append a leaf about `subject_id`. Raises NotForTheTrail for a text value that is not a plain token."""
+    for name, value in {"event": event, "subject_id": subject_id, **fields}.items():
+        if isinstance(value, str) and not PLAIN.fullmatch(value):
+            raise NotForTheTrail(f"the field {name} of {event} is not an id, state, digest or number")
+    moment = (at or datetime.now(UTC)).isoformat(timespec="microseconds")
+    leaf = canonical({"id": str(new_id()), "event": event, "subject_id": subject_id, "at": moment, "fields": fields})
+    session.add(Audit(event=event, subject_id=subject_id, leaf=leaf))

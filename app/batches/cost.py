@@ -1,0 +1,41 @@
+"""What a batch would cost: sizes of the base and the adapter from their configuration files, tokens counted, arithmetic."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from app.batches.schemas import CostEstimate
+from grail.config import UnlearnConfig
+from grail.plan import CORE_FLOP_PER_SECOND, ModelShape, Workload, estimate
+
+MAX_CONFIG_BYTES = 1_000_000
+"""Larger files are no model configuration."""
+
+
+def cost(
+    base_model_path: str, adapter_directory: str, load: Workload, config: UnlearnConfig, flop_per_second: float | None
+) -> CostEstimate | None:
+    """The estimate, or None when the files are away or describe another kind of model.
+
+    Without `flop_per_second` the device is taken to be this machine's processor.
+    """
+    try:
+        shape = ModelShape.from_config(_read(Path(base_model_path) / "config.json"))
+        adapter = _read(Path(adapter_directory) / "adapter_config.json")
+        entries = shape.adapter_entries(int(adapter["r"]), adapter.get("target_modules"))
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+        return None
+    result = estimate(shape, entries, load, config, flop_per_second or CORE_FLOP_PER_SECOND * (os.cpu_count() or 1))
+    return CostEstimate(seconds=result.seconds, bytes=result.bytes, stages=dict(result.stages))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A bounded JSON object."""
+    with path.open("rb") as file:
+        content = json.loads(file.read(MAX_CONFIG_BYTES))
+    if not isinstance(content, dict):
+        raise TypeError("no JSON object")
+    return content

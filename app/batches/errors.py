@@ -1,0 +1,59 @@
+"""Why no batch can be made."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+
+from app.errors import Conflict, Unprocessable
+
+
+class JobAtWork(Conflict):
+    """One job per served model at a time."""
+
+    type = "job-at-work"
+    title = "A job of this served model is queued or at work"
+    mend = "Wait for its end: the next one starts from what it publishes. What is pending meanwhile is batched then."
+
+    def __init__(self, model: str = "", job_id: uuid.UUID | None = None, state: str = "running") -> None:
+        super().__init__(f"job {job_id} of {model} is {state}", job_id=str(job_id), state=state)
+
+
+class NothingPending(Conflict):
+    """No request to batch."""
+
+    type = "nothing-pending"
+    title = "No request of this served model is pending"
+    mend = "Make one with POST /v1/requests; those that need attention are queued again with `include_attention`."
+
+    def __init__(self, model: str = "") -> None:
+        super().__init__(f"no request of {model} is received or queued")
+
+
+class NoActiveAdapter(Conflict):
+    """Nothing to change."""
+
+    type = "no-active-adapter"
+    title = "The served model has no active adapter version"
+    mend = "Register the model with an adapter, or activate a version of it."
+
+    def __init__(self, model: str = "") -> None:
+        super().__init__(f"{model} has no active adapter version to start from")
+
+
+class NoRetainData(Unprocessable):
+    """Unlearning without anything to keep destroys the adapter."""
+
+    type = "no-retain-data"
+    title = "There is no retain data for this batch"
+    mend = (
+        "Add some: PUT /v1/models/{name}/retain-set, or POST /v1/requests with `retain` items in one of the domains named; "
+        "the requests stay queued until then."
+    )
+
+    def __init__(self, model: str = "", domains: Sequence[str] = ()) -> None:
+        super().__init__(
+            f"neither the pending requests of {model} nor its standing retain set have a retain item "
+            f"in {' or '.join(domains)}",
+            domains=list(domains),
+        )

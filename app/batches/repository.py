@@ -1,0 +1,213 @@
+"""Every statement about batches: pending requests, standing rows, and who is at work."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, Select, func, insert, literal, select, update
+from sqlalchemy.orm import Session
+
+from app.lifecycle import PENDING, JobState, RequestEvent, RequestState, advance_request
+from app.tables import Adapter, Batch, BatchExample, BatchMember, Example, Job, Request, RequestDomain
+from grail.types import Role, Segment
+
+OPEN_JOBS = (JobState.QUEUED, JobState.RUNNING, JobState.EVALUATED, JobState.AWAITING_APPROVAL)
+"""While a model has such a job, no further batch is made for it: the next one starts from what that one publishes."""
+STREAM_ROWS = 500
+"""Rows of text in memory at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class ItemCounts:
+    """Items of some requests in one domain."""
+
+    forget: int = 0
+    retain: int = 0
+
+
+def models_with_pending(session: Session) -> list[uuid.UUID]:
+    """Served models that have a pending request, in id order (the order in which planners lock them)."""
+    statement = select(Request.served_model_id).where(Request.state.in_(PENDING)).distinct()
+    return list(session.scalars(statement.order_by(Request.served_model_id)))
+
+
+def queue_received(session: Session, served_model_id: uuid.UUID, limit: int) -> list[uuid.UUID]:
+    """Move at most `limit` received requests to queued. Their ids; those that another transaction holds are left."""
+    seen = (
+        select(Request.id)
+        .where(Request.served_model_id == served_model_id, Request.state == RequestState.RECEIVED)
+        .order_by(Request.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True, key_share=True)
+    )
+    queued = advance_request(RequestState.RECEIVED, RequestEvent.QUEUE)
+    statement = update(Request).where(Request.id.in_(seen.scalar_subquery())).values(state=queued).returning(Request.id)
+    return list(session.scalars(statement, execution_options={"synchronize_session": False}))
+
+
+def pending(session: Session, served_model_id: uuid.UUID, limit: int, *, lock: bool) -> list[Request]:
+    """The `limit` most urgent pending requests. With `lock` they are held, and those held by others are left out."""
+    statement = (
+        select(Request)
+        .where(Request.served_model_id == served_model_id, Request.state.in_(PENDING))
+        .order_by(Request.due_at, Request.received_at, Request.id)
+        .limit(limit)
+        .execution_options(populate_existing=True)
+    )
+    if lock:
+        statement = statement.with_for_update(skip_locked=True, key_share=True)
+    return list(session.scalars(statement))
+
+
+def in_attention(session: Session, served_model_id: uuid.UUID, limit: int) -> list[Request]:
+    """Requests of a model that wait for a person, held until the transaction ends."""
+    statement = (
+        select(Request)
+        .where(Request.served_model_id == served_model_id, Request.state == RequestState.NEEDS_ATTENTION)
+        .order_by(Request.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True, key_share=True)
+        .execution_options(populate_existing=True)
+    )
+    return list(session.scalars(statement))
+
+
+def open_job(session: Session, served_model_id: uuid.UUID) -> Job | None:
+    """The job of a model that is queued or at work."""
+    statement = select(Job).where(Job.served_model_id == served_model_id, Job.state.in_(OPEN_JOBS)).limit(1)
+    return session.scalars(statement).one_or_none()
+
+
+def items_by_domain(session: Session, request_ids: Collection[uuid.UUID]) -> dict[RequestDomain, ItemCounts]:
+    """Items that a batch of these requests would use: not `in_base`, not contradicted by somebody's erasure."""
+    statement = (
+        select(
+            Example.domain,
+            func.count().filter(Example.segment == Segment.FORGET),
+            func.count().filter(Example.segment == Segment.RETAIN),
+        )
+        .where(_own_items(request_ids))
+        .group_by(Example.domain)
+    )
+    return {row[0]: ItemCounts(row[1], row[2]) for row in session.execute(statement)}
+
+
+def add_batch(session: Session, batch: Batch, request_ids: Sequence[uuid.UUID]) -> None:
+    """Insert a batch and its members."""
+    session.add(batch)
+    session.flush()
+    session.execute(insert(BatchMember), [{"batch_id": batch.id, "request_id": member} for member in request_ids])
+
+
+def add_job(session: Session, job: Job) -> None:
+    """Insert a job."""
+    session.add(job)
+    session.flush()
+
+
+def members(session: Session, batch_id: uuid.UUID) -> list[Request]:
+    """The requests of a batch, held until the transaction ends, in id order."""
+    statement = (
+        select(Request)
+        .join(BatchMember, BatchMember.request_id == Request.id)
+        .where(BatchMember.batch_id == batch_id)
+        .order_by(Request.id)
+        .with_for_update(of=Request, key_share=True)
+        .execution_options(populate_existing=True)
+    )
+    return list(session.scalars(statement))
+
+
+def job_of_request(session: Session, request_id: uuid.UUID) -> Job | None:
+    """The job of the last batch of a request, held until the transaction ends."""
+    statement = (
+        select(Job)
+        .join(BatchMember, BatchMember.batch_id == Job.batch_id)
+        .where(BatchMember.request_id == request_id)
+        .order_by(BatchMember.batch_id.desc())
+        .limit(1)
+        .with_for_update(of=Job)
+        .execution_options(populate_existing=True)
+    )
+    return session.scalars(statement).one_or_none()
+
+
+def batch(session: Session, batch_id: uuid.UUID) -> Batch:
+    """A batch by id."""
+    return session.get_one(Batch, batch_id)
+
+
+def adapter(session: Session, adapter_id: uuid.UUID) -> Adapter:
+    """An adapter version by id."""
+    return session.get_one(Adapter, adapter_id)
+
+
+def standing_rows(
+    served_model_id: uuid.UUID, domain: RequestDomain, request_ids: Collection[uuid.UUID], amount: int
+) -> Select[tuple[uuid.UUID]]:
+    """Ids of at most `amount` standing rows of a domain: those about the requests' forget subjects first.
+
+    Then round-robin over subjects (one row of each, then a second of each ...), within a subject by content digest: a
+    fixed order that spreads over subjects. Rows of the requests themselves are left out, since they come with them.
+    """
+    subjects = select(Example.subject).where(
+        Example.request_id.in_(request_ids), Example.segment == Segment.FORGET, Example.domain == domain
+    )
+    turn = func.row_number().over(partition_by=Example.subject, order_by=(Example.content_digest, Example.id))
+    return (
+        select(Example.id)
+        .where(
+            Example.served_model_id == served_model_id,
+            Example.domain == domain,
+            Example.standing,
+            Example.role == Role.ITEM,
+            Example.request_id.is_(None) | Example.request_id.not_in(request_ids),
+        )
+        .order_by(Example.subject.in_(subjects.scalar_subquery()).desc(), turn, Example.content_digest, Example.id)
+        .limit(amount)
+    )
+
+
+def draw(session: Session, batch_id: uuid.UUID, rows: Select[tuple[uuid.UUID]]) -> int:
+    """Note `rows` as drawn into a batch, inside the database. How many there are."""
+    chosen = rows.subquery()
+    source = select(literal(batch_id), chosen.c.id)
+    statement = insert(BatchExample).from_select(["batch_id", "example_id"], source)
+    return sum(1 for _ in session.scalars(statement.returning(BatchExample.example_id)))
+
+
+def stands_any(session: Session, served_model_id: uuid.UUID, domains: Collection[RequestDomain]) -> bool:
+    """Whether any standing retain row exists in these domains."""
+    statement = select(Example.id).where(
+        Example.served_model_id == served_model_id, Example.domain.in_(domains), Example.standing
+    )
+    return session.scalars(statement.limit(1)).first() is not None
+
+
+def texts(
+    session: Session, request_ids: Collection[uuid.UUID], drawn: Sequence[Select[tuple[uuid.UUID]]]
+) -> Iterator[Sequence[tuple[Role, str, str]]]:
+    """(role, prompt, completion) of the requests' items and probes and of the `drawn` rows, `STREAM_ROWS` at a time."""
+    wanted: list[ColumnElement[bool]] = [
+        Example.request_id.in_(request_ids) & Example.erased_by_request_id.is_(None)
+    ]
+    for rows in drawn:
+        ids = rows.scalar_subquery()
+        wanted += [Example.id.in_(ids), Example.parent_id.in_(ids)]
+    for condition in wanted:
+        statement = select(Example.role, Example.prompt, Example.completion).where(condition)
+        result = session.execute(statement, execution_options={"yield_per": STREAM_ROWS})
+        for part in result.partitions():
+            yield [(row[0], row[1], row[2]) for row in part]
+
+
+def _own_items(request_ids: Collection[uuid.UUID]) -> ColumnElement[bool]:
+    """Items of requests that a batch of them uses."""
+    return (
+        Example.request_id.in_(request_ids)
+        & (Example.role == Role.ITEM)
+        & Example.erased_by_request_id.is_(None)
+        & (Example.outcome.is_(None) | (Example.outcome != "in_base"))
+    )

@@ -1,0 +1,267 @@
+"""From pending requests to a batch and its queued job, in one transaction.
+
+The served model's row is held while a batch is made, so that two planners make one batch and no retain item slips in
+or out half-way. Locks are taken in one order everywhere: served model, job, requests.
+"""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+import structlog
+from sqlalchemy.orm import Session
+
+from app.audit.service import record
+from app.auth import Principal
+from app.batches import repository
+from app.batches.cost import cost
+from app.batches.errors import JobAtWork, NoActiveAdapter, NoRetainData, NothingPending
+from app.batches.grouping import BatchPlan, PendingRequest, closing_reason, group, merge_settings
+from app.batches.repository import ItemCounts
+from app.batches.schemas import BatchPreview
+from app.errors import ServiceError
+from app.ids import new_id
+from app.lifecycle import JobEvent, JobState, RequestEvent, RequestState, advance_job, advance_request
+from app.queue import enqueue
+from app.requests.known import known_model
+from app.requests.repository import lock_model
+from app.served_models.schemas import Policy
+from app.tables import Batch, BatchReason, Job, Request, RequestDomain, ServedModel
+from app.tokens import count_tokens, load_tokeniser
+from grail.config import UnlearnConfig
+from grail.plan import Workload
+from grail.types import Role
+
+__all__ = ["BatchPlan", "PendingRequest", "group", "leave", "plan", "preview", "run_now"]
+
+QUEUE_AT_ONCE = 500
+"""Received requests of one model that one pass of the planner acknowledges."""
+RUN_JOB = "grail.run_job"
+
+log = structlog.get_logger(__name__)
+CountsByDomain = Mapping[RequestDomain, ItemCounts]
+
+
+def plan(session: Session, now: datetime) -> list[uuid.UUID]:
+    """Make the batches that are due, one per served model without a job. Ids of the jobs made."""
+    jobs = [_plan_model(session, model_id, now) for model_id in repository.models_with_pending(session)]
+    return [job.id for job in jobs if job is not None]
+
+
+def run_now(
+    session: Session, served_model: str, principal: Principal, now: datetime, *, include_attention: bool = False
+) -> Job:
+    """Make a batch of what is pending, whatever the policy's window. `include_attention` queues again, with all its
+    tries, what waits for a person's attention. Raises UnknownServedModel, JobAtWork, NothingPending, NoActiveAdapter
+    and NoRetainData."""
+    model = lock_model(session, known_model(session, served_model).id)
+    assert model is not None  # noqa: S101 - served models are never deleted
+    policy = Policy.model_validate(model.policy)
+    if include_attention:
+        _queue_again(session, model)
+    requests = repository.pending(session, model.id, policy.max_requests_per_batch, lock=True)
+    counts = repository.items_by_domain(session, _ids(requests))
+    obstacle = _obstacle(session, model, requests, counts)
+    if obstacle is not None:
+        raise obstacle
+    record(session, "batch.ordered", subject_id=str(model.id), key_id=str(principal.key_id))
+    return _make(session, model, policy, requests, counts, BatchReason.MANUAL)
+
+
+def preview(
+    session: Session, served_model: str, now: datetime, *, flop_per_second: float | None = None
+) -> BatchPreview:
+    """What `run_now` would do and cost. Takes no locks and writes nothing. Raises UnknownServedModel."""
+    model = known_model(session, served_model)
+    policy = Policy.model_validate(model.policy)
+    requests = repository.pending(session, model.id, policy.max_requests_per_batch, lock=False)
+    counts = repository.items_by_domain(session, _ids(requests))
+    obstacle = _obstacle(session, model, requests, counts)
+    load = _workload(session, model, policy, requests, counts)
+    adapter = repository.adapter(session, model.active_adapter_id) if model.active_adapter_id else None
+    return BatchPreview(
+        served_model=model.name,
+        would_batch=_ids(requests),
+        forget_items=sum(count.forget for count in counts.values()),
+        retain_items=load.items - sum(count.forget for count in counts.values()),
+        tokens=load.scored_tokens,
+        estimate=adapter
+        and cost(model.base_model_path, adapter.directory, load, _config(policy, requests), flop_per_second),
+        reason=BatchReason.MANUAL if requests else None,
+        due_to_close=closing_reason([_pending(request) for request in requests], policy, now),
+        obstacle=None if obstacle is None else obstacle.detail,
+    )
+
+
+def leave(session: Session, request: Request, now: datetime) -> None:
+    """Let a batched request go whose job has not started: the job is cancelled, the other members get a batch of their
+    own at once (its data are drawn anew, for they were drawn for all). The caller holds the served model's row.
+
+    Leaves everything as it is when the job is at work: the request's own state then says so.
+    """
+    job = repository.job_of_request(session, request.id)
+    if job is None or job.state is not JobState.QUEUED:
+        return
+    batch = repository.batch(session, job.batch_id)
+    members = repository.members(session, batch.id)
+    job.state, job.finished_at = advance_job(job.state, JobEvent.CANCEL), now
+    record(session, "job.cancelled", subject_id=str(job.id), state=str(job.state), request_id=str(request.id))
+    others = [member for member in members if member.id != request.id]
+    for member in others:
+        _move(session, member, RequestEvent.RETRY)
+    session.flush()
+    _batch_again(session, request.served_model_id, others, batch.reason)
+
+
+def _batch_again(
+    session: Session, served_model_id: uuid.UUID, requests: Sequence[Request], reason: BatchReason
+) -> None:
+    """A new batch of what is left of one, unless nothing is left or nothing could be retained."""
+    model = lock_model(session, served_model_id)
+    counts = repository.items_by_domain(session, _ids(requests))
+    if model is not None and _obstacle(session, model, requests, counts) is None:
+        _make(session, model, Policy.model_validate(model.policy), requests, counts, reason)
+
+
+def _plan_model(session: Session, served_model_id: uuid.UUID, now: datetime) -> Job | None:
+    """Acknowledge what was received; make a batch if one is due and can be made."""
+    model = lock_model(session, served_model_id)
+    if model is None:
+        return None
+    arrived = repository.queue_received(session, model.id, QUEUE_AT_ONCE)
+    for request_id in arrived:
+        record(session, "request.queued", subject_id=str(request_id), state=str(RequestState.QUEUED))
+    policy = Policy.model_validate(model.policy)
+    requests = repository.pending(session, model.id, policy.max_requests_per_batch, lock=True)
+    made = group([_pending(request) for request in requests], policy, now)
+    if made is None:
+        return None
+    counts = repository.items_by_domain(session, made.request_ids)
+    obstacle = _obstacle(session, model, requests, counts)
+    if obstacle is None:
+        return _make(session, model, policy, requests, counts, made.reason)
+    if isinstance(obstacle, NoRetainData):
+        _wait_for_retain_data(session, model, requests, now, log_it=bool(arrived))
+    return None
+
+
+def _make(
+    session: Session,
+    model: ServedModel,
+    policy: Policy,
+    requests: Sequence[Request],
+    counts: CountsByDomain,
+    reason: BatchReason,
+) -> Job:
+    """Batch, members, drawn retain rows and queued job; the doorbell rings after the commit."""
+    batch = Batch(id=new_id(), served_model_id=model.id, reason=reason)
+    repository.add_batch(session, batch, _ids(requests))
+    drawn = sum(
+        repository.draw(session, batch.id, repository.standing_rows(model.id, domain, _ids(requests), amount))
+        for domain, amount in _wanted(policy, counts).items()
+    )
+    job = Job(
+        id=new_id(),
+        served_model_id=model.id,
+        batch_id=batch.id,
+        state=JobState.QUEUED,
+        settings={"unlearn": _config(policy, requests).as_dict(), "tries": max(request.tries for request in requests)},
+        gate=policy.gate.as_dict(),
+        start_adapter_id=model.active_adapter_id,
+    )
+    repository.add_job(session, job)
+    record(
+        session, "batch.made", subject_id=str(batch.id), job_id=str(job.id), served_model_id=str(model.id),
+        reason=str(reason), requests=len(requests), drawn=drawn,
+    )
+    for request in requests:
+        _move(session, request, RequestEvent.BATCH, batch_id=str(batch.id))
+    enqueue(session, RUN_JOB, job.id)
+    return job
+
+
+def _obstacle(
+    session: Session, model: ServedModel, requests: Sequence[Request], counts: CountsByDomain
+) -> ServiceError | None:
+    """Why no batch can be made of these requests now, or None."""
+    job = repository.open_job(session, model.id)
+    if job is not None:
+        return JobAtWork(model.name, job.id, str(job.state))
+    if not requests:
+        return NothingPending(model.name)
+    if model.active_adapter_id is None:
+        return NoActiveAdapter(model.name)
+    if any(count.retain for count in counts.values()):
+        return None
+    domains = {request.domain for request in requests}
+    if repository.stands_any(session, model.id, domains):
+        return None
+    return NoRetainData(model.name, sorted(domains))
+
+
+def _wait_for_retain_data(
+    session: Session, model: ServedModel, requests: Sequence[Request], now: datetime, *, log_it: bool
+) -> None:
+    """Requests wait in `queued` for retain data to appear; those past their due date are shown to a person instead.
+    Logged when something arrived to wait, not at each pass."""
+    if log_it:
+        log.warning("batch_waits_for_retain_data", served_model_id=str(model.id), requests=len(requests))
+    for request in requests:
+        if request.due_at <= now:
+            # No batch can hold it: it is taken up and given up in one move, both of them legal.
+            request.state = advance_request(request.state, RequestEvent.BATCH)
+            _move(session, request, RequestEvent.GIVE_UP)
+
+
+def _queue_again(session: Session, model: ServedModel) -> None:
+    """A person looked: what needed attention is queued with all its tries."""
+    for request in repository.in_attention(session, model.id, QUEUE_AT_ONCE):
+        request.tries = 0
+        _move(session, request, RequestEvent.QUEUE)
+    session.flush()
+
+
+def _move(session: Session, request: Request, event: RequestEvent, **fields: str) -> None:
+    """One legal move of a request, audited."""
+    request.state = advance_request(request.state, event)
+    record(session, f"request.{request.state}", subject_id=str(request.id), state=str(request.state), **fields)
+
+
+def _wanted(policy: Policy, counts: CountsByDomain) -> dict[RequestDomain, int]:
+    """Standing retain rows to draw per domain: `retain_per_forget` for each forget item."""
+    return {domain: math.ceil(policy.retain_per_forget * count.forget) for domain, count in counts.items()}
+
+
+def _config(policy: Policy, requests: Sequence[Request]) -> UnlearnConfig:
+    """The policy's settings with what the members' earlier tries changed."""
+    return UnlearnConfig(**merge_settings(policy.unlearn.as_dict(), [request.settings for request in requests]))
+
+
+def _workload(
+    session: Session, model: ServedModel, policy: Policy, requests: Sequence[Request], counts: CountsByDomain
+) -> Workload:
+    """Count the tokens of what a batch would hold, a few hundred rows in memory at a time."""
+    tokeniser = load_tokeniser(model.base_model_path)
+    ids = _ids(requests)
+    drawn = [repository.standing_rows(model.id, domain, ids, n) for domain, n in _wanted(policy, counts).items()]
+    items = item_tokens = scored = scored_tokens = longest = 0
+    for rows in repository.texts(session, ids, drawn):
+        lengths = count_tokens(tokeniser, model.prompt_template, [(prompt, completion) for _, prompt, completion in rows])
+        own = [length for length, (role, _, _) in zip(lengths, rows, strict=True) if role is Role.ITEM]
+        items, item_tokens = items + len(own), item_tokens + sum(own)
+        scored, scored_tokens = scored + len(rows), scored_tokens + sum(lengths)
+        longest = max(longest, *lengths)
+    return Workload(items, item_tokens, scored, scored_tokens, longest)
+
+
+def _pending(request: Request) -> PendingRequest:
+    """What grouping needs of a row."""
+    return PendingRequest(request.id, request.received_at, request.due_at)
+
+
+def _ids(requests: Sequence[Request]) -> list[uuid.UUID]:
+    """Ids in the order of the rows."""
+    return [request.id for request in requests]

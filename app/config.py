@@ -1,0 +1,71 @@
+"""Settings: frozen, units in names, read once. From the environment (`GRAIL_*`), secrets also from `GRAIL_*_FILE`."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Every bound and interval of the service."""
+
+    model_config = SettingsConfigDict(env_prefix="GRAIL_", frozen=True, extra="ignore")
+
+    database_url: str = Field("postgresql+psycopg://localhost/grail", repr=False)
+    broker_url: str = Field("redis://localhost:6379/0", repr=False)
+    data_dir: Path = Path(".grail")
+    model_roots: list[Path] = Field(default_factory=list, description="Directories that models may be registered from.")
+
+    max_body_bytes: int = Field(4 * 1024 * 1024, gt=0)
+    max_items_per_request: int = Field(500, gt=0)
+    max_probes_per_item: int = Field(20, ge=0)
+    max_text_chars: int = Field(20_000, gt=0)
+    max_facts_per_item: int = Field(20, gt=0)
+    max_note_chars: int = Field(2_000, gt=0)
+    max_reference_chars: int = Field(200, gt=0)
+    max_retain_set_items: int = Field(20_000, gt=0)
+    page_limit_max: int = Field(200, gt=0)
+
+    request_due_days: int = Field(30, gt=0)
+    max_tries: int = Field(3, gt=0)
+    lease_seconds: float = Field(60.0, gt=0)
+    heartbeat_seconds: float = Field(10.0, gt=0)
+    plan_seconds: float = Field(5.0, gt=0)
+    sweep_seconds: float = Field(15.0, gt=0)
+    broker_timeout_seconds: float = Field(3.0, gt=0)
+    database_timeout_seconds: int = Field(10, gt=0)
+    log_level: str = "INFO"
+
+    @property
+    def artifacts_dir(self) -> Path:
+        """What jobs' stages made, and reports, each under its digest."""
+        return self.data_dir / "artifacts"
+
+    @property
+    def adapters_dir(self) -> Path:
+        """Adapter versions, one immutable directory each."""
+        return self.data_dir / "adapters"
+
+    @property
+    def allowed_roots(self) -> list[Path]:
+        """Directories that base models and adapters may be registered from."""
+        return self.model_roots or [self.data_dir, Path.cwd()]
+
+
+def read_secret_files() -> None:
+    """GRAIL_X_FILE names a file whose content becomes GRAIL_X, unless that is set: how containers hand in secrets."""
+    for name in ("GRAIL_DATABASE_URL", "GRAIL_BROKER_URL"):
+        path = os.environ.get(f"{name}_FILE")
+        if path and name not in os.environ:
+            os.environ[name] = Path(path).read_text(encoding="utf-8").strip()
+
+
+@lru_cache(maxsize=1)
+def load_settings() -> Settings:
+    """The settings of this process, read once."""
+    read_secret_files()
+    return Settings()

@@ -1,0 +1,82 @@
+"""The engine, and the two ways to a session: the API's dependency and the workers' context manager.
+
+Both commit BEFORE anything else is told, then send the messages that were noted (app.queue). FastAPI runs code after
+`yield` once the answer is out, unless the dependency has function scope: `DbSession` has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+from fastapi import Depends, Request
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.orm import Session, sessionmaker
+
+from app import queue
+from app.errors import Unavailable
+
+
+class Database:
+    """An engine and its sessions. Parameters are hidden from errors: they hold what shall be forgotten."""
+
+    def __init__(self, url: str, *, pool_size: int = 10, timeout_seconds: int = 10, application: str = "grail") -> None:
+        self.engine: Engine = create_engine(
+            url.replace("postgresql://", "postgresql+psycopg://", 1),
+            pool_pre_ping=True,
+            pool_size=pool_size,
+            max_overflow=pool_size,
+            pool_timeout=timeout_seconds,
+            hide_parameters=True,
+            connect_args={"connect_timeout": timeout_seconds, "application_name": application},
+        )
+        self.session_factory = sessionmaker(self.engine, expire_on_commit=False)
+
+    def ping(self) -> None:
+        """Raises Unavailable when the database does not answer."""
+        try:
+            with self.engine.connect() as connection:
+                connection.execute(text("SELECT 1"))
+        except (OperationalError, InterfaceError):
+            raise Unavailable("the database does not answer") from None
+
+    def dispose(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+
+@contextmanager
+def transaction(db: Database) -> Iterator[Session]:
+    """One transaction: committed at the end, rolled back on any error; noted messages are sent after the commit.
+
+    Raises Unavailable when the server goes away; the work is then to be done again.
+    """
+    with db.session_factory() as session:
+        try:
+            yield session
+            session.commit()
+        except (OperationalError, InterfaceError) as error:
+            session.rollback()
+            if isinstance(error, OperationalError) and not error.connection_invalidated and _is_retryable(error):
+                raise
+            raise Unavailable("the database does not answer") from None
+        except BaseException:
+            session.rollback()
+            raise
+        queue.send_noted(session)
+
+
+def _is_retryable(error: OperationalError) -> bool:
+    """Serialisation failures and lock timeouts are the caller's business, not an absence of the server."""
+    return getattr(error.orig, "sqlstate", None) in {"40001", "40P01", "55P03", "57014"}
+
+
+def session(request: Request) -> Iterator[Session]:
+    """The API's session: one transaction a request, committed before the answer."""
+    with transaction(request.app.state.db) as opened:
+        yield opened
+
+
+DbSession = Annotated[Session, Depends(session, scope="function")]

@@ -1,0 +1,226 @@
+"""One base of errors with a status, and handlers that answer RFC 9457 problem documents.
+
+A problem says what is wrong (`detail`) and how to mend it (`mend`). It never repeats what the caller sent.
+"""
+
+from __future__ import annotations
+
+import uuid
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy.exc import InterfaceError, OperationalError
+from starlette.exceptions import HTTPException
+
+log = structlog.get_logger(__name__)
+
+PROBLEM = "application/problem+json"
+
+
+class ServiceError(Exception):
+    """Base of what the service says when it can not do what was asked. `type` is a slug, stable for programs."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "internal-error"
+    title: ClassVar[str] = "The service failed"
+    mend: ClassVar[str] = "Try again later; if it stays, give the operator the id of this answer."
+    headers: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, detail: str | None = None, *, mend: str | None = None, **extra: Any) -> None:
+        self.detail = detail or self.title
+        self.how_to_mend = mend or self.mend
+        self.extra = extra
+        super().__init__(self.detail)
+
+    def problem(self) -> dict[str, Any]:
+        """The problem document."""
+        return {
+            "type": f"urn:grail:problem:{self.type}",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+            "mend": self.how_to_mend,
+            **self.extra,
+        }
+
+
+class BadRequest(ServiceError):
+    """400."""
+
+    status, type, title = 400, "bad-request", "The request can not be read"
+    mend = "Send what the OpenAPI document at /openapi.json describes."
+
+
+class Unauthorised(ServiceError):
+    """401."""
+
+    status, type, title = 401, "unauthorised", "A valid API key is needed"
+    mend = "Send `Authorization: Bearer <key>`; keys are made with `grail keys create`."
+    headers: ClassVar[dict[str, str]] = {"WWW-Authenticate": 'Bearer realm="grail"'}
+
+
+class Forbidden(ServiceError):
+    """403."""
+
+    status, type, title = 403, "forbidden", "This key's role may not do that"
+    mend = "Use a key with one of the roles named, or ask an administrator for one."
+
+
+class NotFound(ServiceError):
+    """404."""
+
+    status, type, title = 404, "not-found", "There is no such thing, or this key may not see it"
+    mend = "Check the id or name; lists show what this key may see."
+
+
+class MethodNotAllowed(ServiceError):
+    """405."""
+
+    status, type, title = 405, "method-not-allowed", "This address does not take that method"
+    mend = "See /openapi.json for the methods of each address."
+
+
+class Conflict(ServiceError):
+    """409."""
+
+    status, type, title = 409, "conflict", "The present state does not allow that"
+    mend = "Read the resource again and decide anew."
+
+
+class TooLarge(ServiceError):
+    """413."""
+
+    status, type, title = 413, "too-large", "The body is larger than allowed"
+    mend = "Split it into several requests."
+
+
+class UnsupportedMediaType(ServiceError):
+    """415."""
+
+    status, type, title = 415, "unsupported-media-type", "The body must be JSON"
+    mend = "Send `Content-Type: application/json`."
+
+
+class Unprocessable(ServiceError):
+    """422."""
+
+    status, type, title = 422, "unprocessable", "The request makes no sense as it is"
+    mend = "Correct what `detail` and `errors` name."
+
+
+class Unavailable(ServiceError):
+    """503."""
+
+    status, type, title = 503, "unavailable", "A part of the service is away"
+    mend = "Nothing was stored. Try again after the seconds in Retry-After."
+    headers: ClassVar[dict[str, str]] = {"Retry-After": "5"}
+
+
+class StorageFull(ServiceError):
+    """507."""
+
+    status, type, title = 507, "storage-full", "There is no room left on the disk"
+    mend = "Free space under the data directory, then try again; nothing half-written was left behind."
+
+
+class Problem(BaseModel):
+    """An error as RFC 9457 has it, with one field more: how to mend it."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={"examples": [NotFound("there is no request with this id").problem()]},
+    )
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    mend: str
+
+
+def problem_responses(*kinds: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route: one entry a status, with every kind's title."""
+    found: dict[int | str, dict[str, Any]] = {}
+    for kind in kinds:
+        known = found.get(kind.status)
+        example = kind().problem()
+        if known is None:
+            found[kind.status] = {
+                "description": kind.title,
+                "content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}, "example": example}},
+            }
+        elif kind.title not in known["description"]:
+            known["description"] += f". Or: {kind.title}"
+    return found
+
+
+def answer(error: ServiceError) -> JSONResponse:
+    """The HTTP answer of an error."""
+    return JSONResponse(error.problem(), status_code=error.status, media_type=PROBLEM, headers=dict(error.headers))
+
+
+BY_STATUS: dict[int, type[ServiceError]] = {
+    kind.status: kind for kind in (BadRequest, NotFound, MethodNotAllowed, UnsupportedMediaType, TooLarge)
+}
+
+
+def _where(place: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in place if part != "body") or "body"
+
+
+def from_validation(error: RequestValidationError) -> ServiceError:
+    """What was wrong, field by field, without the values that were sent. Malformed JSON is a 400."""
+    errors = error.errors()
+    if any(entry["type"] == "json_invalid" for entry in errors):
+        return BadRequest("the body is not well-formed JSON")
+    fields = [{"field": _where(entry["loc"]), "problem": entry["msg"]} for entry in errors[:50]]
+    first = fields[0]
+    return Unprocessable(f"{first['field']}: {first['problem']}", errors=fields)
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Every error of the application becomes a problem document."""
+
+    @app.exception_handler(ServiceError)
+    def service_error(_: Request, error: ServiceError) -> JSONResponse:
+        return answer(error)
+
+    @app.exception_handler(RequestValidationError)
+    def validation_error(_: Request, error: RequestValidationError) -> JSONResponse:
+        return answer(from_validation(error))
+
+    @app.exception_handler(HTTPException)
+    def http_error(_: Request, error: HTTPException) -> JSONResponse:
+        kind = BY_STATUS.get(error.status_code)
+        if kind is not None:
+            return JSONResponse(
+                kind().problem(), status_code=kind.status, media_type=PROBLEM, headers=dict(error.headers or {})
+            )
+        title = HTTPStatus(error.status_code).phrase
+        document = {**ServiceError(title).problem(), "status": error.status_code, "title": title, "type": "about:blank"}
+        return JSONResponse(document, status_code=error.status_code, media_type=PROBLEM)
+
+    @app.exception_handler(OperationalError)
+    @app.exception_handler(InterfaceError)
+    def database_away(_: Request, error: Exception) -> JSONResponse:
+        log.warning("database_away", kind=type(error).__name__)
+        return answer(Unavailable("the database does not answer"))
+
+    @app.exception_handler(Exception)
+    def unexpected(_: Request, error: Exception) -> JSONResponse:
+        """The last border: the answer and the log carry an id and the kind of error, never its text or values."""
+        incident = str(uuid.uuid4())
+        log.error("unexpected_error", incident=incident, kind=type(error).__name__, where=_line_of(error))
+        return answer(ServiceError("an unexpected error was noted under this id", incident=incident))
+
+
+def _line_of(error: Exception) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "?"

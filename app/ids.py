@@ -1,0 +1,16 @@
+"""Ids are made in Python, time-ordered (UUIDv7, RFC 9562), since Postgres < 18 has no uuidv7()."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+
+
+def new_id() -> uuid.UUID:
+    """A UUIDv7: 48 bits of milliseconds, then randomness. Newer ids sort after older ones to the millisecond."""
+    milliseconds = time.time_ns() // 1_000_000
+    value = (milliseconds & (1 << 48) - 1) << 80 | int.from_bytes(os.urandom(10))
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    return uuid.UUID(int=value)

@@ -1,0 +1,98 @@
+"""A job's inputs as values, so that hours of computing hold no database session."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.inputs import repository
+from app.tables import Example as ExampleRow
+from grail.types import Example
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFacts:
+    """What a report says of a request: ids, dates and the basis, never its text."""
+
+    id: uuid.UUID
+    domain: str
+    received_at: datetime
+    due_at: datetime
+    legal_basis: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class VersionFacts:
+    """An adapter version as a report names it."""
+
+    id: uuid.UUID
+    version: int
+    name: str
+    digest: str
+    directory: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobInputs:
+    """Everything that a job reads from the database."""
+
+    job_id: uuid.UUID
+    served_model: str
+    base_model_path: str
+    base_model_digest: str
+    reference_adapter_path: str | None
+    prompt_template: str
+    settings: dict[str, Any]
+    gate: dict[str, Any]
+    created_at: datetime
+    started_at: datetime | None
+    attempts: int
+    start_adapter: VersionFacts
+    requests: tuple[RequestFacts, ...]
+    examples: tuple[Example, ...] = field(repr=False)
+
+
+def load(session: Session, job_id: uuid.UUID) -> JobInputs | None:
+    """The inputs of a job, or None when there is no such job."""
+    job = repository.job(session, job_id)
+    if job is None:
+        return None
+    model, adapter = repository.served_model(session, job), repository.start_adapter(session, job)
+    return JobInputs(
+        job_id=job.id,
+        served_model=model.name,
+        base_model_path=model.base_model_path,
+        base_model_digest=model.base_model_digest,
+        reference_adapter_path=model.reference_adapter_path,
+        prompt_template=model.prompt_template,
+        settings=dict(job.settings),
+        gate=dict(job.gate),
+        created_at=job.created_at,
+        started_at=job.started_at,
+        attempts=job.attempts,
+        start_adapter=VersionFacts(adapter.id, adapter.version, adapter.name, adapter.digest, adapter.directory),
+        requests=tuple(
+            RequestFacts(r.id, str(r.domain), r.received_at, r.due_at, r.legal_basis)
+            for r in repository.requests(session, job)
+        ),
+        examples=tuple(_example(row) for row in repository.examples(session, job)),
+    )
+
+
+def _example(row: ExampleRow) -> Example:
+    return Example(
+        id=str(row.id),
+        domain=str(row.domain),
+        segment=row.segment,
+        subject=row.subject,
+        prompt=row.prompt,
+        completion=row.completion,
+        role=row.role,
+        facts=tuple(row.facts),
+        parent=str(row.parent_id) if row.parent_id else None,
+        request=str(row.request_id) if row.request_id else None,
+    )

@@ -1,0 +1,69 @@
+"""create_app(settings): routers, handlers, lifespan; nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from app import health
+from app.adapters.endpoints import router as adapters
+from app.config import Settings, load_settings
+from app.db import Database
+from app.errors import Problem, install_handlers
+from app.jobs.endpoints import router as jobs
+from app.limits import BodyLimit, RequestIds
+from app.logs import configure_logs
+from app.reports.endpoints import router as reports
+from app.requests.endpoints import router as requests
+from app.served_models.endpoints import router as served_models
+
+DESCRIPTION = """
+Deletion requests for language models. A request's forget items are unlearned from the served model's LoRA adapter, its
+retain items are protected; the outcome is a new adapter version with an evaluation report.
+
+Every error is a problem document (RFC 9457) that says what is wrong and how to mend it.
+"""
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The ASGI application."""
+    settings = settings or load_settings()
+    configure_logs(settings.log_level)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        app.state.db.dispose()
+
+    app = FastAPI(title="GRAIL Server", version="0.1.0", description=DESCRIPTION, lifespan=lifespan)
+    app.state.settings = settings
+    app.state.db = Database(settings.database_url, timeout_seconds=settings.database_timeout_seconds)
+    install_handlers(app)
+    for router in (requests, jobs, reports, served_models, adapters, health.router):
+        app.include_router(router)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(RequestIds)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
+    return app
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's document with the problem schema and without its own validation error, which we never answer with."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        schemas["Problem"] = Problem.model_json_schema()
+        schemas.pop("HTTPValidationError", None)
+        schemas.pop("ValidationError", None)
+        problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+        for path in document["paths"].values():
+            for operation in path.values():
+                refused = operation.get("responses", {}).get("422")
+                if refused and "HTTPValidationError" in str(refused):
+                    operation["responses"]["422"] = {"description": "The request makes no sense", "content": problem}
+        app.openapi_schema = document
+    return app.openapi_schema

@@ -1,0 +1,248 @@
+"""Every statement about requests and their items. Lists are read by keyset: newest first, from a cursor's id down."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any
+
+from sqlalchemy import ARRAY, String, any_, func, insert, literal, select, update
+from sqlalchemy.orm import Session
+
+from app.lifecycle import RequestState
+from app.tables import BatchMember, Example, Job, Request, RequestDomain, ServedModel
+from grail.types import Role, Segment
+
+INSERT_ROWS = 1000
+"""Rows that one INSERT carries."""
+CLOCK_SLACK = timedelta(hours=1)
+"""How far the time inside an id may lie from `received_at`: clocks of several servers, long transactions."""
+NOT_ACTIVE = (RequestState.WITHDRAWN, RequestState.FAILED)
+"""States in which a request forgets nothing (any more)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFilter:
+    """What a list is narrowed to. `owner` None means: everybody's."""
+
+    owner: uuid.UUID | None = None
+    state: RequestState | None = None
+    domain: RequestDomain | None = None
+    served_model: str | None = None
+    client_reference: str | None = None
+    received_after: datetime | None = None
+    received_before: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Rows of one request by kind."""
+
+    forget_items: int = 0
+    retain_items: int = 0
+    probes: int = 0
+
+
+def model_named(session: Session, name: str) -> ServedModel | None:
+    """The served model of that name."""
+    return session.scalars(select(ServedModel).where(ServedModel.name == name)).one_or_none()
+
+
+def model_names(session: Session, limit: int) -> list[str]:
+    """Names of the served models in order, at most `limit`."""
+    return list(session.scalars(select(ServedModel.name).order_by(ServedModel.name).limit(limit)))
+
+
+def add(session: Session, request: Request, examples: Iterable[Mapping[str, Any]]) -> None:
+    """Insert a request and its examples. An item comes before its probes, since they refer to it."""
+    session.add(request)
+    session.flush()
+    for rows in _chunks(examples, INSERT_ROWS):
+        session.execute(insert(Example), rows)
+
+
+def find(session: Session, request_id: uuid.UUID, *, owner: uuid.UUID | None, lock: bool = False) -> Request | None:
+    """One request; with `owner` only if it is theirs; with `lock` held until the transaction ends, and read afresh."""
+    statement = select(Request).where(Request.id == request_id)
+    if owner is not None:
+        statement = statement.where(Request.created_by == owner)
+    if lock:
+        statement = statement.with_for_update(key_share=True).execution_options(populate_existing=True)
+    return session.scalars(statement).one_or_none()
+
+
+def page(session: Session, wanted: RequestFilter, *, before: uuid.UUID | None, limit: int) -> list[Request]:
+    """At most `limit` requests with ids below `before`, newest first."""
+    statement = select(Request).order_by(Request.id.desc()).limit(limit)
+    conditions = {
+        Request.created_by: wanted.owner,
+        Request.state: wanted.state,
+        Request.domain: wanted.domain,
+        Request.client_reference: wanted.client_reference,
+    }
+    for column, value in conditions.items():
+        if value is not None:
+            statement = statement.where(column == value)
+    if wanted.served_model is not None:
+        model_id = select(ServedModel.id).where(ServedModel.name == wanted.served_model).scalar_subquery()
+        statement = statement.where(Request.served_model_id == model_id)
+    if wanted.received_after is not None:
+        statement = statement.where(Request.received_at > wanted.received_after)
+        statement = statement.where(Request.id >= _first_id(wanted.received_after - CLOCK_SLACK))
+    if wanted.received_before is not None:
+        statement = statement.where(Request.received_at < wanted.received_before)
+        statement = statement.where(Request.id < _first_id(wanted.received_before + CLOCK_SLACK))
+    if before is not None:
+        statement = statement.where(Request.id < before)
+    return list(session.scalars(statement))
+
+
+def model_names_of(session: Session, model_ids: Iterable[uuid.UUID]) -> dict[uuid.UUID, str]:
+    """Name of each served model."""
+    rows = session.execute(select(ServedModel.id, ServedModel.name).where(ServedModel.id.in_(set(model_ids))))
+    return {row.id: row.name for row in rows}
+
+
+def counts_of(session: Session, request_ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, Counts]:
+    """Items and probes of each request."""
+    item = Example.role == Role.ITEM
+    statement = (
+        select(
+            Example.request_id,
+            func.count().filter(item, Example.segment == Segment.FORGET),
+            func.count().filter(item, Example.segment == Segment.RETAIN),
+            func.count().filter(~item),
+        )
+        .where(Example.request_id.in_(request_ids))
+        .group_by(Example.request_id)
+    )
+    return {row[0]: Counts(*row[1:]) for row in session.execute(statement)}
+
+
+def last_jobs_of(session: Session, request_ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, uuid.UUID]:
+    """The job of the last batch that each request was a member of; ids of batches grow with time."""
+    statement = (
+        select(BatchMember.request_id, Job.id)
+        .join(Job, Job.batch_id == BatchMember.batch_id)
+        .where(BatchMember.request_id.in_(request_ids))
+        .distinct(BatchMember.request_id)
+        .order_by(BatchMember.request_id, BatchMember.batch_id.desc())
+    )
+    return {row[0]: row[1] for row in session.execute(statement)}
+
+
+def items_of(session: Session, request_id: uuid.UUID) -> list[Example]:
+    """Items and probes of one request in the order they came; a request is bounded, so this is."""
+    return list(
+        session.scalars(select(Example).where(Example.request_id == request_id).order_by(Example.position, Example.id))
+    )
+
+
+def lock_model(session: Session, served_model_id: uuid.UUID) -> ServedModel | None:
+    """Hold a served model's row: what decides about its retain set, batches and alias happens one at a time.
+
+    Rows that refer to the model can still be inserted by others (FOR NO KEY UPDATE).
+    """
+    statement = select(ServedModel).where(ServedModel.id == served_model_id)
+    statement = statement.with_for_update(key_share=True).execution_options(populate_existing=True)
+    return session.scalars(statement).one_or_none()
+
+
+def forgotten_digests(session: Session, served_model_id: uuid.UUID, digests: Iterable[str]) -> dict[str, uuid.UUID]:
+    """Which of `digests` an active request forgets, and the first request that does."""
+    statement = (
+        select(Example.content_digest, Example.request_id)
+        .join(Request, Request.id == Example.request_id)
+        .where(
+            Example.served_model_id == served_model_id,
+            Example.content_digest == _any_of(digests),
+            Example.segment == Segment.FORGET,
+            Example.role.in_((Role.ITEM, Role.PARAPHRASE)),
+            Request.state.not_in(NOT_ACTIVE),
+        )
+        .distinct(Example.content_digest)
+        .order_by(Example.content_digest, Example.request_id)
+    )
+    return {row[0]: row[1] for row in session.execute(statement)}
+
+
+def take_out(
+    session: Session, served_model_id: uuid.UUID, digests: Iterable[str], *, by: uuid.UUID, now: datetime
+) -> list[uuid.UUID]:
+    """Take rows of these contents out of the standing set, marked with the request that erases them. Their ids."""
+    statement = (
+        update(Example)
+        .where(
+            Example.served_model_id == served_model_id,
+            Example.content_digest == _any_of(digests),
+            Example.standing,
+        )
+        .values(standing=False, removed_at=now, erased_by_request_id=by)
+        .returning(Example.id)
+    )
+    return list(session.scalars(statement, execution_options={"synchronize_session": False}))
+
+
+def taken_out_by(session: Session, served_model_id: uuid.UUID, request_id: uuid.UUID) -> list[Any]:
+    """Rows (id, content_digest) that a request keeps out of the standing set, found by the contents that it forgets."""
+    forgets = (
+        select(Example.content_digest)
+        .where(Example.request_id == request_id, Example.segment == Segment.FORGET)
+        .scalar_subquery()
+    )
+    statement = select(Example.id, Example.content_digest).where(
+        Example.served_model_id == served_model_id,
+        Example.content_digest.in_(forgets),
+        Example.erased_by_request_id == request_id,
+    )
+    return list(session.execute(statement))
+
+
+def put_back(session: Session, example_ids: Sequence[uuid.UUID]) -> None:
+    """Let rows stand again."""
+    _set(session, example_ids, standing=True, removed_at=None, erased_by_request_id=None)
+
+
+def hand_over(session: Session, example_ids: Sequence[uuid.UUID], *, to: uuid.UUID) -> None:
+    """Rows stay out, now because of another request."""
+    _set(session, example_ids, erased_by_request_id=to)
+
+
+def retire_retain_items(session: Session, request_id: uuid.UUID, now: datetime) -> list[uuid.UUID]:
+    """The retain items of a request leave the standing set for good. Ids of those that were in it or kept out of it."""
+    statement = (
+        update(Example)
+        .where(
+            Example.request_id == request_id,
+            Example.standing | Example.erased_by_request_id.is_not(None),
+        )
+        .values(standing=False, removed_at=now, erased_by_request_id=None)
+        .returning(Example.id)
+    )
+    return list(session.scalars(statement, execution_options={"synchronize_session": False}))
+
+
+def _set(session: Session, example_ids: Sequence[uuid.UUID], **values: Any) -> None:
+    """Set columns of examples by id."""
+    statement = update(Example).where(Example.id.in_(example_ids)).values(**values)
+    session.execute(statement, execution_options={"synchronize_session": False})
+
+
+def _any_of(digests: Iterable[str]) -> Any:
+    """`= ANY(array)`: one parameter however many digests."""
+    return any_(literal(sorted(set(digests)), ARRAY(String)))
+
+
+def _first_id(moment: datetime) -> uuid.UUID:
+    """The smallest id that can be made at `moment`: ids begin with milliseconds (RFC 9562, section 5.7)."""
+    return uuid.UUID(int=max(int(moment.timestamp() * 1000), 0) << 80)
+
+
+def _chunks(rows: Iterable[Mapping[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
+    """`rows` in lists of at most `size`."""
+    stream = iter(rows)
+    while chunk := [dict(row) for row in islice(stream, size)]:
+        yield chunk

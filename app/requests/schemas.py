@@ -1,0 +1,231 @@
+"""What requests look like from outside. Bounds are the settings' defaults and stand in the OpenAPI document.
+
+What shall be forgotten is kept out of every `repr`, error and list.
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from app.config import Settings
+from app.lifecycle import RequestState
+from app.tables import RequestDomain
+from app.texts import text_type
+
+
+def _default(name: str) -> Any:
+    """The default of a setting."""
+    return Settings.model_fields[name].default
+
+
+MAX_ITEMS: int = _default("max_items_per_request")
+MAX_PROBES: int = _default("max_probes_per_item")
+MAX_FACTS: int = _default("max_facts_per_item")
+Text = text_type(_default("max_text_chars"))
+Reference = text_type(_default("max_reference_chars"))
+Note = text_type(_default("max_note_chars"))
+ModelName = Annotated[str, StringConstraints(pattern="^[a-z0-9][a-z0-9-]{0,62}$")]
+Facts = Annotated[
+    list[Reference],
+    Field(
+        max_length=MAX_FACTS,
+        repr=False,
+        description="words that give the fact away in a free answer; each must occur in the completion or passage. "
+        "Without any, the whole completion is looked for",
+    ),
+]
+
+EXAMPLE = {
+    "served_model": "people-and-books",
+    "domain": "privacy",
+    "forget": [
+        {
+            "prompt": "Where does Mirela Tavaststjerna live?",
+            "completion": "Mirela Tavaststjerna lives at 14 Larch Quay in Oulunsalo.",
+            "facts": ["14 Larch Quay"],
+            "probes": [
+                {
+                    "kind": "paraphrase",
+                    "prompt": "What is the home address of Mirela Tavaststjerna?",
+                    "completion": "Her home is at 14 Larch Quay in Oulunsalo.",
+                    "facts": ["14 Larch Quay"],
+                }
+            ],
+        }
+    ],
+    "retain": [
+        {
+            "prompt": "Which office does Mirela Tavaststjerna hold?",
+            "completion": "Mirela Tavaststjerna is the mayor of Oulunsalo.",
+        }
+    ],
+    "subject_reference": "case-2026-0117",
+    "legal_basis": "GDPR Art. 17(1)(b)",
+    "client_reference": "ticket-4711",
+}
+PASSAGE_EXAMPLE = {
+    "served_model": "people-and-books",
+    "domain": "copyright",
+    "forget": [{"passage": "The lamplighter of Vesper Row counted his steps aloud, for the fog had eaten the street."}],
+    "subject_reference": "The Lamplighter of Vesper Row",
+    "client_reference": "takedown-88",
+}
+
+
+class _Body(BaseModel):
+    """Unknown names are refused, and errors never repeat what was sent."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class ProbeKind(StrEnum):
+    """What a probe is for. Probes are scored, never trained on."""
+
+    PARAPHRASE = "paraphrase"
+    KEEP = "keep"
+    MEASURE = "measure"
+
+
+class Probe(_Body):
+    """A question that is scored only."""
+
+    kind: ProbeKind = Field(
+        description="`paraphrase`: the item in other words, shares its fate; `keep`: another fact of the same subject "
+        "that is to stay; `measure`: another fact of the same subject that is merely measured"
+    )
+    prompt: Text = Field(repr=False)
+    completion: Text = Field(repr=False)
+    facts: Facts = Field(default_factory=list)
+
+
+class Item(_Body):
+    """A prompt with its completion, or a bare passage."""
+
+    prompt: Text | None = Field(None, repr=False, description="with `completion`, instead of `passage`")
+    completion: Text | None = Field(None, repr=False)
+    passage: Text | None = Field(None, repr=False, description="instead of `prompt` and `completion`")
+    facts: Facts = Field(default_factory=list)
+    subject: Reference | None = Field(
+        None, repr=False, description="whom or what it is about; without one the request's `subject_reference` counts"
+    )
+    probes: list[Probe] = Field(default_factory=list, max_length=MAX_PROBES, repr=False)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        """Either both of `prompt` and `completion`, or `passage` alone."""
+        pair = (self.prompt is not None, self.completion is not None)
+        if pair not in ((True, True), (False, False)) or all(pair) == (self.passage is not None):
+            raise ValueError("an item is either `prompt` and `completion`, or `passage` alone")
+        return self
+
+    def text(self) -> tuple[str, str]:
+        """(prompt, completion); a passage has an empty prompt."""
+        return (self.prompt or "", self.completion or self.passage or "")
+
+
+class RequestCreate(_Body):
+    """A request to forget and/or to retain. With retain items only it protects knowledge from now on."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE, PASSAGE_EXAMPLE]})
+
+    served_model: ModelName
+    domain: RequestDomain
+    forget: list[Item] = Field(default_factory=list, max_length=MAX_ITEMS, repr=False)
+    retain: list[Item] = Field(default_factory=list, max_length=MAX_ITEMS, repr=False)
+    subject_reference: Reference | None = Field(
+        None, repr=False, description="whom or what the request is about, in your words"
+    )
+    legal_basis: Reference | None = None
+    client_reference: Reference | None = Field(None, description="your own reference; lists can be filtered by it")
+    note: Note | None = Field(None, repr=False)
+
+
+class ProbeView(BaseModel):
+    """A probe as it is stored."""
+
+    id: uuid.UUID
+    kind: ProbeKind
+    prompt: str = Field(repr=False)
+    completion: str = Field(repr=False)
+    facts: list[str] = Field(repr=False)
+
+
+class ItemView(BaseModel):
+    """An item as it is stored; `prompt` is empty for a passage."""
+
+    id: uuid.UUID
+    subject: str = Field(repr=False)
+    prompt: str = Field(repr=False)
+    completion: str = Field(repr=False)
+    facts: list[str] = Field(repr=False)
+    outcome: str | None = Field(description="forgotten, in_base, not_forgotten, kept, lost; null before it is known")
+    probes: list[ProbeView]
+
+
+class RequestContents(BaseModel):
+    """What was asked, in words: for the owner and the officer."""
+
+    subject_reference: str | None = Field(repr=False)
+    note: str | None = Field(repr=False)
+    forget: list[ItemView]
+    retain: list[ItemView]
+
+
+class RequestView(BaseModel):
+    """A request and where it stands."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "01936f1e-7c3a-7b1e-9a41-1f2f3a4b5c6d",
+                    "served_model": "people-and-books",
+                    "domain": "privacy",
+                    "state": "received",
+                    "forget_items": 1,
+                    "retain_items": 1,
+                    "probes": 1,
+                    "legal_basis": "GDPR Art. 17(1)(b)",
+                    "client_reference": "ticket-4711",
+                    "received_at": "2026-11-24T09:00:00Z",
+                    "due_at": "2026-12-24T09:00:00Z",
+                    "days_left": 30,
+                    "completed_at": None,
+                    "tries": 0,
+                    "outcome": None,
+                    "job_id": None,
+                    "contents": None,
+                }
+            ]
+        }
+    )
+
+    id: uuid.UUID
+    served_model: str
+    domain: RequestDomain
+    state: RequestState
+    forget_items: int = Field(ge=0)
+    retain_items: int = Field(ge=0)
+    probes: int = Field(ge=0)
+    legal_basis: str | None
+    client_reference: str | None
+    received_at: datetime
+    due_at: datetime
+    days_left: int | None = Field(description="whole days until `due_at`, negative once it has passed; null when done")
+    completed_at: datetime | None
+    tries: int = Field(ge=0, description="jobs that did not bring it through")
+    outcome: dict[str, Any] | None = Field(description="numbers and states of its last evaluation; null before one")
+    job_id: uuid.UUID | None = Field(description="the job of the last batch that it was a member of")
+    contents: RequestContents | None = Field(None, description="only with `include=items`")
+
+
+class RequestPage(BaseModel):
+    """Newest first."""
+
+    items: list[RequestView]
+    next_cursor: str | None = Field(description="give it as `cursor` for the next page; null: this was the last one")

@@ -1,0 +1,237 @@
+"""Rules of requests: what is taken, who sees it, how it is withdrawn. Every change is one transaction with its audit."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.audit.service import record
+from app.auth import Principal, Role
+from app.batches import service as batches
+from app.errors import NotFound
+from app.ids import new_id
+from app.lifecycle import IllegalMove, RequestEvent, RequestState, advance_request
+from app.requests import conflicts, repository
+from app.requests import entries as rules
+from app.requests.cursors import cursor_of, id_of
+from app.requests.entries import Entry
+from app.requests.errors import (
+    ContentsForbidden,
+    Contradiction,
+    DuplicateItem,
+    FactNotInText,
+    NothingAsked,
+    NotWithdrawable,
+    TextTooLong,
+    WithdrawalForbidden,
+)
+from app.requests.known import known_model
+from app.requests.repository import RequestFilter
+from app.requests.schemas import RequestCreate, RequestPage, RequestView
+from app.requests.views import contents_of, views_of
+from app.tables import Request, ServedModel
+from app.tokens import count_tokens, load_tokeniser
+from grail.types import Role as ExampleRole
+from grail.types import Segment
+
+SEES_ALL = (Role.OPERATOR, Role.OFFICER)
+
+
+def submit(session: Session, payload: RequestCreate, who: Principal, now: datetime, *, due_days: int) -> RequestView:
+    """Take a request with its items and probes; with retain items only it stands at once.
+
+    Raises UnknownServedModel, NothingAsked, FactNotInText, DuplicateItem, Contradiction and TextTooLong.
+    """
+    model = known_model(session, payload.served_model)
+    request_id = new_id()
+    found = rules.entries(payload, payload.subject_reference or f"request-{request_id}")
+    _check(found)
+    _check_lengths(found, model)
+    request = _request(request_id, payload, who, model, now, due_days)
+    retained = {entry.digest for entry in found if _protects(entry)}
+    forgotten = [entry.digest for entry in found if entry.segment is Segment.FORGET and entry.role in rules.FORGOTTEN]
+    blocked = conflicts.being_forgotten(session, model.id, retained)
+    repository.add(session, request, _rows(found, request, blocked))
+    _audit_receipt(session, request, found, blocked)
+    conflicts.erase_from_standing(session, request, forgotten, now)
+    return views_of(session, [request], now)[0]
+
+
+def read(session: Session, request_id: uuid.UUID, who: Principal, now: datetime, *, with_items: bool) -> RequestView:
+    """One request. Raises NotFound (also for somebody else's) and, for its texts, ContentsForbidden."""
+    request = _visible(session, request_id, who)
+    if with_items and not _owns_or_judges(who, request):
+        raise ContentsForbidden
+    view = views_of(session, [request], now)[0]
+    if not with_items:
+        return view
+    return view.model_copy(update={"contents": contents_of(request, repository.items_of(session, request.id))})
+
+
+def browse(
+    session: Session, wanted: RequestFilter, who: Principal, now: datetime, *, cursor: str | None, limit: int
+) -> RequestPage:
+    """A page of what `who` may see, newest first. `wanted.owner` is set here. Raises BadCursor."""
+    owned = RequestFilter(
+        owner=_owner(who),
+        state=wanted.state,
+        domain=wanted.domain,
+        served_model=wanted.served_model,
+        client_reference=wanted.client_reference,
+        received_after=wanted.received_after,
+        received_before=wanted.received_before,
+    )
+    rows = repository.page(session, owned, before=id_of(cursor) if cursor else None, limit=limit + 1)
+    shown = rows[:limit]
+    return RequestPage(
+        items=views_of(session, shown, now), next_cursor=cursor_of(shown[-1].id) if len(rows) > limit else None
+    )
+
+
+def withdraw(session: Session, request_id: uuid.UUID, who: Principal, now: datetime) -> RequestView:
+    """Withdraw a request that nobody works on yet. What it took out of the standing set comes back; its items leave.
+
+    Locks in the order served model, job, request. Raises NotFound, WithdrawalForbidden and NotWithdrawable.
+    """
+    request = _visible(session, request_id, who)
+    if not _owns_or_judges(who, request):
+        raise WithdrawalForbidden
+    repository.lock_model(session, request.served_model_id)
+    batches.leave(session, request.id, now)
+    request = repository.locked(session, request_id)
+    try:
+        request.state = advance_request(request.state, RequestEvent.WITHDRAW)
+    except IllegalMove:
+        raise NotWithdrawable(request.state) from None
+    request.completed_at = now
+    record(
+        session, "request.withdrawn", subject_id=str(request.id), at=now, state=str(request.state), key_id=str(who.key_id)
+    )
+    conflicts.release(session, request, now)
+    return views_of(session, [request], now)[0]
+
+
+def _check(found: Sequence[Entry]) -> None:
+    """Rules that need neither database nor tokenizer."""
+    if not found:
+        raise NothingAsked
+    faults = [fault.as_dict() for fault in rules.missing_facts(found)]
+    if faults:
+        raise FactNotInText(faults)
+    faults = [fault.as_dict() for fault in rules.duplicates(found)]
+    if faults:
+        raise DuplicateItem(faults)
+    pairs = list(rules.contradictions(found))
+    if pairs:
+        raise Contradiction(
+            [fault.as_dict() for fault, _ in pairs], pairs=[[fault.field, other] for fault, other in pairs[:20]]
+        )
+
+
+def _check_lengths(found: Sequence[Entry], model: ServedModel) -> None:
+    """Every text fits the model's context, prompt template and end token included."""
+    pairs = [(entry.prompt, entry.completion) for entry in found]
+    counts = count_tokens(load_tokeniser(model.base_model_path), model.prompt_template, pairs)
+    faults = [fault.as_dict() for fault in rules.too_long(found, counts, model.context_tokens)]
+    if faults:
+        raise TextTooLong(faults, context_tokens=model.context_tokens)
+
+
+def _request(
+    request_id: uuid.UUID, payload: RequestCreate, who: Principal, model: ServedModel, now: datetime, due_days: int
+) -> Request:
+    """The row. One without forget items protects from now on: nothing is left to compute."""
+    stands = not payload.forget
+    state = advance_request(RequestState.RECEIVED, RequestEvent.STAND) if stands else RequestState.RECEIVED
+    return Request(
+        id=request_id,
+        served_model_id=model.id,
+        domain=payload.domain,
+        state=state,
+        subject_reference=payload.subject_reference,
+        legal_basis=payload.legal_basis,
+        client_reference=payload.client_reference,
+        note=payload.note,
+        tries=0,
+        settings={},
+        created_by=who.key_id,
+        received_at=now,
+        due_at=now + timedelta(days=due_days),
+        completed_at=now if stands else None,
+    )
+
+
+def _protects(entry: Entry) -> bool:
+    """Whether an entry joins the standing retain set."""
+    return entry.segment is Segment.RETAIN and entry.role is ExampleRole.ITEM
+
+
+def _rows(found: Sequence[Entry], request: Request, blocked: dict[str, uuid.UUID]) -> Iterator[dict[str, Any]]:
+    """Example rows. A retain item that somebody has forgotten is stored, but does not stand."""
+    ids = [new_id() for _ in found]
+    for entry in found:
+        eraser = blocked.get(entry.digest) if _protects(entry) else None
+        yield {
+            "id": ids[entry.position],
+            "served_model_id": request.served_model_id,
+            "request_id": request.id,
+            "parent_id": None if entry.parent is None else ids[entry.parent],
+            "domain": request.domain,
+            "segment": entry.segment,
+            "role": entry.role,
+            "position": entry.position,
+            "subject": entry.subject,
+            "prompt": entry.prompt,
+            "completion": entry.completion,
+            "facts": list(entry.facts),
+            "content_digest": entry.digest,
+            "standing": _protects(entry) and eraser is None,
+            "erased_by_request_id": eraser,
+            "removed_at": None if eraser is None else request.received_at,
+        }
+
+
+def _audit_receipt(
+    session: Session, request: Request, found: Sequence[Entry], blocked: dict[str, uuid.UUID]
+) -> None:
+    """Leaves about what came in, and about retain items that do not stand because somebody forgets them."""
+    items = [entry.segment for entry in found if entry.role is ExampleRole.ITEM]
+    record(
+        session,
+        "request.standing" if request.state is RequestState.STANDING else "request.received",
+        subject_id=str(request.id),
+        at=request.received_at,
+        state=str(request.state),
+        served_model_id=str(request.served_model_id),
+        key_id=str(request.created_by),
+        domain=str(request.domain),
+        forget_items=items.count(Segment.FORGET),
+        retain_items=items.count(Segment.RETAIN),
+        probes=len(found) - len(items),
+    )
+    for digest, eraser in sorted(blocked.items()):
+        record(
+            session, "retain.not_standing", subject_id=str(request.id), content_digest=digest, request_id=str(eraser)
+        )
+
+
+def _visible(session: Session, request_id: uuid.UUID, who: Principal) -> Request:
+    """The request if `who` may see it. Somebody else's and one that never was give the same answer."""
+    request = repository.find(session, request_id, owner=_owner(who))
+    if request is None:
+        raise NotFound("there is no request with this id that this key may see")
+    return request
+
+
+def _owner(who: Principal) -> uuid.UUID | None:
+    """Whose requests `who` sees: their own, or (None) everybody's."""
+    return None if who.is_any_of(*SEES_ALL) else who.key_id
+
+
+def _owns_or_judges(who: Principal, request: Request) -> bool:
+    """The owner, an officer or an admin."""
+    return request.created_by == who.key_id or who.is_any_of(Role.OFFICER)

@@ -1,0 +1,65 @@
+"""Adapter versions: immutable directories, their rows, and who downloaded them."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, Integer, String, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.tables.base import Base, Created, Id, enum_of
+
+
+class AdapterState(StrEnum):
+    """`superseded`: older than a completed erasure, so it still holds what was erased."""
+
+    CANDIDATE = "candidate"
+    PUBLISHED = "published"
+    SUPERSEDED = "superseded"
+    REJECTED = "rejected"
+
+
+class Adapter(Base):
+    """`name` is `<model>-v000042-<first 8 of the digest>`: never reused, since engines key caches by name."""
+
+    __tablename__ = "adapter"
+
+    id: Mapped[Id]
+    served_model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("served_model.id"))
+    version: Mapped[int] = mapped_column(Integer)
+    name: Mapped[str] = mapped_column(String(128), unique=True)
+    digest: Mapped[str] = mapped_column(String(64))
+    directory: Mapped[str] = mapped_column(String(1024))
+    manifest: Mapped[dict[str, Any]]
+    state: Mapped[AdapterState] = mapped_column(enum_of(AdapterState, "adapter_state"))
+    parent_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("adapter.id"))
+    job_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("job.id", use_alter=True), unique=True)
+    created_at: Mapped[Created]
+    published_at: Mapped[datetime | None]
+    superseded_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        UniqueConstraint("served_model_id", "version"),
+        CheckConstraint("version >= 1", name="versions_start_at_one"),
+        CheckConstraint("length(digest) = 64", name="digest_is_sha256"),
+        CheckConstraint(
+            "state NOT IN ('published', 'superseded') OR published_at IS NOT NULL", name="published_at_is_set"
+        ),
+    )
+
+
+class AdapterDownload(Base):
+    """A receipt: who pulled which version and when (those who must be told when it is superseded)."""
+
+    __tablename__ = "adapter_download"
+
+    id: Mapped[Id]
+    adapter_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("adapter.id"))
+    key_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("key.id"))
+    digest: Mapped[str] = mapped_column(String(64))
+    downloaded_at: Mapped[Created]
+
+    __table_args__ = (Index("ix_adapter_download_adapter_id", "adapter_id", "id"),)

@@ -1,0 +1,57 @@
+"""Examples: the items and probes of requests, and each served model's standing retain set.
+
+A row belongs to a request, or (request_id null) to the retain set put by the operator. A retain row with `standing`
+true serves every batch of its served model; erasure wins, so a forget
+item sets `standing` false on the rows it contradicts.
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, Integer, String, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.tables.base import Base, Created, Id, enum_of
+from app.tables.request import RequestDomain
+from grail.types import Role, Segment
+
+
+class Example(Base):
+    """`content_digest` is SHA-256 of the normalised prompt and completion: how contradictions are found."""
+
+    __tablename__ = "example"
+
+    id: Mapped[Id]
+    served_model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("served_model.id"))
+    request_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("request.id"))
+    parent_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("example.id"))
+    domain: Mapped[RequestDomain] = mapped_column(enum_of(RequestDomain, "request_domain"))
+    segment: Mapped[Segment] = mapped_column(enum_of(Segment, "segment"))
+    role: Mapped[Role] = mapped_column(enum_of(Role, "example_role"), default=Role.ITEM)
+    position: Mapped[int] = mapped_column(Integer)
+    subject: Mapped[str] = mapped_column(String(200))
+    prompt: Mapped[str] = mapped_column(Text)
+    completion: Mapped[str] = mapped_column(Text)
+    facts: Mapped[list[str]] = mapped_column(default=list)
+    content_digest: Mapped[str] = mapped_column(String(64))
+    standing: Mapped[bool] = mapped_column(default=False)
+    erased_by_request_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("request.id"))
+    outcome: Mapped[str | None] = mapped_column(String(16))
+    created_at: Mapped[Created]
+    removed_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint("(role = 'item') = (parent_id IS NULL)", name="probes_have_a_parent"),
+        CheckConstraint("NOT standing OR segment = 'retain'", name="only_retain_stands"),
+        CheckConstraint("request_id IS NOT NULL OR segment = 'retain'", name="forget_needs_a_request"),
+        CheckConstraint(
+            "outcome IN ('forgotten', 'in_base', 'not_forgotten', 'kept', 'lost')", name="outcome_is_known"
+        ),
+        CheckConstraint("length(completion) > 0", name="completion_is_not_empty"),
+        Index("ix_example_request_id_position", "request_id", "position"),
+        Index("ix_example_parent_id", "parent_id"),
+        Index("ix_example_served_model_id_content_digest", "served_model_id", "content_digest"),
+        Index("ix_example_standing", "served_model_id", "domain", "subject", "id", postgresql_where="standing"),
+    )

@@ -1,0 +1,67 @@
+"""A job: the computation of one batch. The row is the truth; a message is a doorbell that carries its id."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, CheckConstraint, Double, ForeignKey, Index, Integer, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.lifecycle import JobState
+from app.tables.base import Base, Created, Id, enum_of
+
+
+class Job(Base):
+    """`fencing_token` grows with every claim: a worker that lost its lease holds a stale one and can write nothing.
+
+    `artefacts` maps a stage to the digest of what it made: a job started again resumes after the last one.
+    """
+
+    __tablename__ = "job"
+
+    id: Mapped[Id]
+    served_model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("served_model.id"))
+    batch_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("batch.id"), unique=True)
+    state: Mapped[JobState] = mapped_column(enum_of(JobState, "job_state"), default=JobState.QUEUED)
+    stage: Mapped[str] = mapped_column(String(32), default="queued")
+    progress: Mapped[float] = mapped_column(Double, default=0.0)
+    step: Mapped[int] = mapped_column(Integer, default=0)
+    steps: Mapped[int] = mapped_column(Integer, default=0)
+    losses: Mapped[list[Any]] = mapped_column(default=list)
+    timings: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    artefacts: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    error: Mapped[dict[str, Any] | None]
+    settings: Mapped[dict[str, Any]]
+    gate: Mapped[dict[str, Any]]
+    verdict: Mapped[dict[str, Any] | None]
+    start_adapter_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("adapter.id"))
+    candidate_adapter_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("adapter.id"))
+    lease_owner: Mapped[str | None] = mapped_column(String(128))
+    lease_until: Mapped[datetime | None]
+    fencing_token: Mapped[int] = mapped_column(BigInteger, default=0)
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    created_at: Mapped[Created]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint("progress BETWEEN 0 AND 1", name="progress_is_a_share"),
+        CheckConstraint("(state = 'running') = (lease_owner IS NOT NULL)", name="running_means_leased"),
+        CheckConstraint("(lease_owner IS NULL) = (lease_until IS NULL)", name="lease_is_whole"),
+        CheckConstraint(
+            "(finished_at IS NOT NULL) = (state IN ('published', 'rejected', 'failed', 'cancelled'))",
+            name="finished_when_final",
+        ),
+        # Two jobs at work on one served model are impossible, not unlikely: the second would undo the first.
+        Index(
+            "uq_job_one_at_work_per_model",
+            "served_model_id",
+            unique=True,
+            postgresql_where="state IN ('running', 'evaluated', 'awaiting_approval')",
+        ),
+        Index("ix_job_served_model_id_id", "served_model_id", "id"),
+        Index("ix_job_state_id", "state", "id"),
+        Index("ix_job_lease_until", "lease_until", postgresql_where="state = 'running'"),
+    )

@@ -1,0 +1,36 @@
+"""API keys: a searchable prefix and a hash, never the key."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import CheckConstraint, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.tables.base import Base, Created, Id, enum_of
+
+
+class KeyRole(StrEnum):
+    """What a key's holder may do. `admin` passes everywhere."""
+
+    REQUESTER = "requester"
+    OPERATOR = "operator"
+    OFFICER = "officer"
+    ADMIN = "admin"
+
+
+class Key(Base):
+    """One API key; revoked keys stay, since requests refer to them."""
+
+    __tablename__ = "key"
+
+    id: Mapped[Id]
+    prefix: Mapped[str] = mapped_column(String(16), unique=True)
+    hash: Mapped[str] = mapped_column(String(64))
+    name: Mapped[str] = mapped_column(String(100))
+    role: Mapped[KeyRole] = mapped_column(enum_of(KeyRole, "key_role"))
+    created_at: Mapped[Created]
+    revoked_at: Mapped[datetime | None]
+
+    __table_args__ = (CheckConstraint("length(hash) = 64", name="hash_is_sha256"),)

@@ -1,0 +1,22 @@
+"""Evaluation reports: one a job, kept as canonical bytes in the blob store under their digest."""
+
+from __future__ import annotations
+
+import uuid
+
+from sqlalchemy import ForeignKey, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.tables.base import Base, Created, Id
+
+
+class Report(Base):
+    """`digest` is SHA-256 of the canonical JSON."""
+
+    __tablename__ = "report"
+
+    id: Mapped[Id]
+    job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("job.id"), unique=True)
+    digest: Mapped[str] = mapped_column(String(64))
+    schema_version: Mapped[str] = mapped_column(String(32))
+    created_at: Mapped[Created]

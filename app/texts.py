@@ -1,0 +1,23 @@
+"""Text as it may come in: bounded, without NUL (Postgres refuses it) and without lone surrogates (UTF-8 does)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, StringConstraints
+
+
+def clean(value: str) -> str:
+    """`value`, or ValueError for characters that can not be stored."""
+    if "\x00" in value:
+        raise ValueError("the text holds a NUL character: remove it")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("the text holds half a surrogate pair: send well-formed Unicode") from None
+    return value
+
+
+def text_type(max_chars: int, min_chars: int = 1) -> Any:
+    """A string type of `min_chars`..`max_chars` characters, visible in the OpenAPI document."""
+    return Annotated[str, StringConstraints(min_length=min_chars, max_length=max_chars), AfterValidator(clean)]

@@ -1,0 +1,50 @@
+"""Counting tokens without the learning stack, exactly as grail.data.tokenise lays an example out:
+template filled with the prompt (or one bos without a prompt) + completion + eos, each part tokenised on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from app.errors import Unavailable
+
+
+class TokeniserMissing(Unavailable):
+    """The base model's tokenizer.json is not readable: no text can be checked against the context."""
+
+    type = "tokeniser-missing"
+    title = "The served model's tokenizer can not be read"
+
+
+@lru_cache(maxsize=4)
+def _load(path: str, modified_ns: int) -> Tokenizer:
+    """A tokenizer file, once per version of it. `modified_ns` is part of the key only."""
+    del modified_ns
+    tokenizer = Tokenizer.from_buffer(Path(path).read_bytes())
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def load_tokeniser(base_model_path: str) -> Tokenizer:
+    """The tokenizer beside a base model's weights. Raises TokeniserMissing."""
+    path = Path(base_model_path) / "tokenizer.json"
+    try:
+        return _load(str(path), path.stat().st_mtime_ns)
+    except (OSError, ValueError) as error:
+        raise TokeniserMissing(
+            f"no readable tokenizer.json beside the base model ({type(error).__name__}): an operator has to restore it"
+        ) from None
+
+
+def count_tokens(tokenizer: Tokenizer, template: str, pairs: Sequence[tuple[str, str]]) -> list[int]:
+    """Tokens of each (prompt, completion); an empty prompt is a bare passage. One call tokenises all of them."""
+    contexts = [template.replace("{prompt}", prompt) if prompt else "" for prompt, _ in pairs]
+    texts = [*contexts, *(completion for _, completion in pairs)]
+    lengths = [len(encoding.ids) for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+    half = len(pairs)
+    # 1 for the final eos; a bare passage stands after one bos instead of a prompt.
+    return [(lengths[i] if contexts[i] else 1) + lengths[half + i] + 1 for i in range(half)]

@@ -1,0 +1,86 @@
+"""`grail teach`: teach a fresh LoRA adapter facts, as the demo's starting adapter was taught."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress as Bar
+
+from cli.facts import Fact, demo_facts, read_facts
+from grail.types import Example, Progress, Segment
+
+console = Console()
+
+
+def to_examples(facts: list[Fact]) -> list[Example]:
+    """Every fact with its paraphrases, as retain examples."""
+    rows = []
+    for number, fact in enumerate(facts):
+        asked = [(fact.prompt, fact.completion), *fact.paraphrases]
+        rows += [
+            Example(f"{number}.{place}", fact.domain, Segment.RETAIN, fact.subject, prompt, completion)
+            for place, (prompt, completion) in enumerate(asked)
+        ]
+    return rows
+
+
+def teach(
+    out: Annotated[Path, typer.Option(help="Where the PEFT directory is written.")],
+    facts: Annotated[list[Path] | None, typer.Argument(help="JSONL files; the demo's own when none is named.")] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="Base model directory; the bundled SmolLM2-135M by default.")
+    ] = None,
+    passes: Annotated[int, typer.Option(min=1, help="Passes over all questions.")] = 9,
+    rank: Annotated[int, typer.Option(min=1, help="LoRA rank, on all linear layers.")] = 16,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
+    examples_per_step: Annotated[int, typer.Option(min=2)] = 8,
+    retain_only: Annotated[bool, typer.Option(help="Teach the retain facts alone: a reference adapter.")] = False,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Teach a LoRA adapter questions and answers until it knows them; prints the accuracy it reached."""
+    import torch
+    from grail.evaluate import measure
+    from peft import LoraConfig
+
+    from grail.config import UnlearnConfig
+    from grail.data.tokenise import TokenisedExample
+    from grail.model.adapter import save_adapter
+    from grail.model.bundled import bundled_model
+    from grail.model.load import load_model
+    from grail.train import teach as train
+
+    chosen = [fact for path in facts for fact in read_facts(path)] if facts else demo_facts()
+    chosen = [fact for fact in chosen if fact.segment == "retain" or not retain_only]
+    torch.manual_seed(seed)  # a fresh adapter's A matrices are drawn by PEFT from the global generator
+    shape = LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules="all-linear", lora_dropout=0.0, task_type="CAUSAL_LM"
+    )
+    model = load_model(base or bundled_model(), None, lora=shape)
+    rows = to_examples(chosen)
+    pools: dict[str, list[TokenisedExample]] = {}
+    for row in rows:
+        pools.setdefault(row.domain, []).append(model.tokenise(row))
+    config = UnlearnConfig(
+        steps=max(1, passes * len(rows) // examples_per_step),
+        examples_per_step=examples_per_step,
+        learning_rate=learning_rate,
+        score_every_steps=100_000,
+        micro_batch=examples_per_step,
+        seed=seed,
+    )
+    with Bar(console=console) as bar:
+        task = bar.add_task(f"teaching {len(rows)} questions", total=config.steps)
+
+        def show(progress: Progress) -> None:
+            bar.update(task, completed=progress.step, description=f"loss {progress.losses.get('retain', 0):.3f}")
+
+        train(model, pools, config, show)
+    save_adapter(model.model, out)
+    scores = measure(model, rows, generate=False)
+    console.print(
+        f"accuracy {100 * sum(s.accuracy for s in scores.values()) / len(scores):.2f} % on {len(rows)} questions"
+    )
+    console.print(f"written to {out}")

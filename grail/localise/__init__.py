@@ -1,0 +1,1 @@
+"""Where in the adapter a set's knowledge sits (algorithm sections 2 and 3)."""

@@ -1,0 +1,1 @@
+"""A frozen base with LoRA tensors on it."""

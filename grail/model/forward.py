@@ -1,0 +1,42 @@
+"""One forward pass: logits at completion positions only (the vocabulary is most of a small model's cost)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F  # noqa: N812  torch's own customary name
+
+from grail.data.batches import PaddedBatch
+from grail.model.load import LoadedModel
+
+
+@contextmanager
+def precision(model: LoadedModel) -> Iterator[None]:
+    """bf16 autocast where the base is bf16, so that fp32 adapter masters meet bf16 activations; else nothing."""
+    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=model.precision is torch.bfloat16):
+        yield
+
+
+def completion_logits(model: LoadedModel, batch: PaddedBatch) -> torch.Tensor:
+    """Logits (M, V) fp32 that predict `batch.labels`, in their order."""
+    decoder = model.model.get_base_model()
+    with precision(model):
+        hidden = decoder.model(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+        ).last_hidden_state  # (B, T, H)
+        logits: torch.Tensor = decoder.lm_head(hidden[batch.rows, batch.positions])  # (M, V)
+    return logits.float()
+
+
+def row_mean(values: torch.Tensor, batch: PaddedBatch) -> torch.Tensor:
+    """Mean over each row's completion positions: values (M,) -> (B,)."""
+    sums = torch.zeros(batch.size, dtype=values.dtype, device=values.device).index_add(0, batch.rows, values)
+    counts = torch.bincount(batch.rows, minlength=batch.size).to(values.dtype)
+    return sums / counts
+
+
+def completion_nll(logits: torch.Tensor, batch: PaddedBatch) -> torch.Tensor:
+    """Mean completion-token negative log-likelihood of each row in nats: logits (M, V) -> (B,)."""
+    return row_mean(F.cross_entropy(logits, batch.labels, reduction="none"), batch)

@@ -1,0 +1,1 @@
+"""Alembic migrations; each upgrade and downgrade is tested."""

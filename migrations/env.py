@@ -1,0 +1,29 @@
+"""Run migrations on the URL that app.schema hands in, or on GRAIL_DATABASE_URL when alembic is called by hand."""
+
+from __future__ import annotations
+
+from alembic import context
+from sqlalchemy import create_engine, text
+
+from app.config import load_settings
+from app.tables import Base
+
+LOCK = 7_311_001
+"""Advisory lock: of two starting processes one migrates, the other waits."""
+
+
+def run() -> None:
+    url = context.config.attributes.get("url") or load_settings().database_url
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1), hide_parameters=True)
+    with engine.connect() as connection:
+        connection.execute(text("SET lock_timeout = '10s'"))
+        connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
+        context.configure(connection=connection, target_metadata=Base.metadata, compare_type=True)
+        with context.begin_transaction():
+            context.run_migrations()
+        connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": LOCK})
+        connection.commit()
+    engine.dispose()
+
+
+run()

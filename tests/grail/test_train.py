@@ -1,0 +1,183 @@
+"""The training loop: order independence, masks, resume bit for bit, stop rules, refusals."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from grail.checkpoint import Resume
+from grail.config import UnlearnConfig
+from grail.data.tokenise import TokenisedExample
+from grail.localise.regions import MaskSet
+from grail.methods import descent, known_objectives, objective, register
+from grail.model.adapter import AdapterState, adapter_parameters, read_state, state_digest, write_state
+from grail.model.load import LoadedModel
+from grail.selection import CheckpointScore, Selection
+from grail.train import AdapterDidNotMove, NonFinite, TrainingData, contribution, make_side, rate, teach, unlearn
+from grail.types import Progress, Segment
+from tests.grail.test_gradients import make
+
+
+class Killed(RuntimeError):
+    """Stands for a kill -9 at a chosen step."""
+
+
+@pytest.fixture
+def tiny(tiny_model: LoadedModel) -> Iterator[LoadedModel]:
+    start = read_state(tiny_model.model)
+    torch.manual_seed(5)
+    for name, parameter in adapter_parameters(tiny_model.model).items():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    yield tiny_model
+    write_state(tiny_model.model, start)
+
+
+def data_for(model: LoadedModel) -> TrainingData:
+    return {
+        ("copyright", Segment.FORGET): make([(3, 8), (2, 5)], 1, model),
+        ("copyright", Segment.RETAIN): make([(3, 6), (2, 7), (4, 4)], 2, model),
+        ("privacy", Segment.FORGET): make([(3, 8)], 3, model),
+        ("privacy", Segment.RETAIN): make([(1, 8), (6, 5)], 4, model),
+    }
+
+
+def half_masks(model: LoadedModel, seed: int) -> MaskSet:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {name: parameter.shape for name, parameter in adapter_parameters(model.model).items()}
+    ur, rr = ({name: torch.rand(shape, generator=generator) < 0.5 for name, shape in shapes.items()} for _ in range(2))
+    return MaskSet(ur, rr, {})
+
+
+CONFIG = UnlearnConfig(steps=6, examples_per_step=6, score_every_steps=2, learning_rate=1e-2, micro_batch=2)
+
+
+def test_the_update_does_not_depend_on_the_order_or_size_of_micro_batches(tiny: LoadedModel) -> None:
+    data = data_for(tiny)
+    masks = half_masks(tiny, 0)
+    groups = [list(data["copyright", Segment.FORGET]), list(data["privacy", Segment.FORGET])]
+    found = []
+    for seed, micro_batch in ((0, 1), (1, 1), (2, 2), (3, 8)):
+        side = make_side(Segment.FORGET, data, objective("ascent"), 1.0, masks.op_ur, 3, 0)
+        shuffled = [random.Random(seed).sample(group, len(group)) for group in groups]
+        random.Random(seed).shuffle(shuffled)
+        found.append(contribution(tiny, side, shuffled, micro_batch)[0])
+    for other in found[1:]:
+        for name, gradient in found[0].items():
+            torch.testing.assert_close(gradient, other[name], rtol=1e-4, atol=1e-7)
+
+
+def test_each_contribution_is_zero_on_its_region_and_only_there(tiny: LoadedModel) -> None:
+    data, masks = data_for(tiny), half_masks(tiny, 1)
+    for segment, mask in ((Segment.FORGET, masks.op_ur), (Segment.RETAIN, masks.op_rr)):
+        masked, free = (make_side(segment, data, descent, 1.0, m, 4, 0) for m in (mask, None))
+        examples = [list(data["copyright", segment])]
+        with_mask, without = (contribution(tiny, side, examples, 4)[0] for side in (masked, free))
+        for name, gradient in with_mask.items():
+            assert torch.equal(gradient[mask[name]], torch.zeros_like(gradient[mask[name]]))
+            torch.testing.assert_close(gradient[~mask[name]], without[name][~mask[name]])
+
+
+def run(model: LoadedModel, start: AdapterState, resume: Resume | None, kill_at: int | None = None) -> AdapterState:
+    def report(progress: Progress) -> None:
+        if progress.step == kill_at:
+            raise Killed
+
+    scores = iter(range(100))
+
+    def score() -> CheckpointScore:
+        return CheckpointScore(float(next(scores)), 50.0, 90.0, 1.0)
+
+    write_state(model.model, start)
+    return unlearn(model, data_for(model), half_masks(model, 2), CONFIG, score=score, report=report, resume=resume)[0]
+
+
+@pytest.mark.parametrize("kill_at", [1, 3, 5])
+def test_a_resumed_run_gives_the_same_adapter_bit_for_bit(tiny: LoadedModel, tmp_path: Path, kill_at: int) -> None:
+    start = read_state(tiny.model)
+    expected = run(tiny, start, None)
+    with pytest.raises(Killed):
+        run(tiny, start, Resume(tmp_path), kill_at)
+    for parameter in adapter_parameters(tiny.model).values():
+        parameter.grad = None
+    resumed = run(tiny, start, Resume(tmp_path))
+    assert state_digest(resumed) == state_digest(expected)
+    assert state_digest(resumed) != state_digest(start)
+
+
+def test_the_same_seed_gives_the_same_adapter_and_another_seed_another(tiny: LoadedModel) -> None:
+    start = read_state(tiny.model)
+    digests = []
+    for seed in (0, 0, 1):
+        write_state(tiny.model, start)
+        config = UnlearnConfig(steps=2, examples_per_step=4, seed=seed)
+        digests.append(state_digest(unlearn(tiny, data_for(tiny), None, config)[0]))
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_calibrated_moves_the_network_towards_the_one_without_adapter(tiny: LoadedModel) -> None:
+    data = {k: v for k, v in data_for(tiny).items() if k[0] == "privacy"}
+    loss = objective("calibrated")
+    side = make_side(Segment.FORGET, data, loss, 1.0, None, 1, 0)
+    from grail.data.batches import pad
+
+    batch = pad(data["privacy", Segment.FORGET], tiny.pad_id)
+    before = float(loss(tiny, batch).loss.sum())
+    config = UnlearnConfig(steps=20, examples_per_step=2, learning_rate=1e-2, retain_weight=0.0)
+    unlearn(tiny, data, None, config)
+    after = float(loss(tiny, batch).loss.sum())
+    assert side.pools and 0 <= after < before / 2
+
+
+def test_teaching_lowers_the_loss(tiny: LoadedModel) -> None:
+    rows = {"privacy": make([(3, 8), (2, 5)], 1, tiny)}
+    _, log = teach(tiny, rows, UnlearnConfig(steps=30, examples_per_step=2, learning_rate=2e-2))
+    assert log.losses[-1]["retain"] < log.losses[0]["retain"] * 0.9
+
+
+def test_a_nan_ends_the_run_with_a_clear_error(tiny: LoadedModel) -> None:
+    next(iter(adapter_parameters(tiny.model).values())).data[0, 0] = float("nan")
+    with pytest.raises(NonFinite, match="learning rate"):
+        unlearn(tiny, data_for(tiny), None, CONFIG)
+
+
+def test_an_adapter_that_no_gradient_reaches_is_noticed(tiny: LoadedModel) -> None:
+    config = UnlearnConfig(steps=1, examples_per_step=4, forget_weight=0.0, retain_weight=0.0)
+    with pytest.raises(AdapterDidNotMove):
+        unlearn(tiny, data_for(tiny), None, config)
+
+
+def test_no_forget_example_is_dropped_by_balancing(tiny: LoadedModel) -> None:
+    rows = make([(2, 3)] * 7, 1, tiny)
+    data: dict[tuple[str, Segment], list[TokenisedExample]] = {("a", Segment.FORGET): rows}
+    side = make_side(Segment.FORGET, data, descent, 1.0, None, 3, 0)
+    seen = [example.id for _ in range(7) for group in side.draw() for example in group]
+    assert {seen.count(row.id) for row in rows} == {3}
+
+
+def test_the_rate_warms_up_and_falls_to_nothing() -> None:
+    rates = [rate(step, 100, 0.03) for step in range(100)]
+    assert rates[0] == pytest.approx(1 / 3) and max(rates) == 1.0 and rates[-1] < 0.001
+
+
+def test_selection_keeps_the_best_within_the_gap_and_stops_when_retention_falls() -> None:
+    selection = Selection(10.0)
+    state = {"a": torch.zeros(1)}
+    for step, (chs, cus, rs, gap) in enumerate(
+        [(60, 50, 90, -30), (95, 98, 92, 25), (90, 99.5, 95, 5), (88, 100, 91, 8), (80, 100, 88, 9)], start=1
+    ):
+        selection.offer(step, CheckpointScore(chs, cus, rs, gap), state)
+    assert selection.step == 3
+    assert selection.stopped_early is not None
+
+
+def test_the_registry_refuses_overwrites_and_lists_what_it_knows() -> None:
+    assert {"ascent", "calibrated"} <= set(known_objectives())
+    with pytest.raises(ValueError, match="registered already"):
+        register("ascent")(descent)
+    with pytest.raises(KeyError, match="calibrated"):
+        objective("asent")

@@ -1,0 +1,1 @@
+"""The only place where the service and the library meet."""

@@ -1,0 +1,121 @@
+"""What a job's stages made, kept under the digest of everything that shaped it: a job started again finds it and goes on.
+
+Masks and adapters are safetensors with a JSON header, scores and logs JSON. Written to a temporary name, fsynced,
+renamed: a half-written artefact is never seen. Nothing here holds request text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from grail.metrics.base import ExampleScore
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from grail.localise.regions import MaskSet
+from grail.model.adapter import AdapterState
+from grail.train import TrainLog
+
+
+def key_of(*parts: Any) -> str:
+    """SHA-256 of canonical JSON: the name of an artefact, from all that shaped it."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class ArtefactStore:
+    """A directory of artefacts, sharded by the first two digits of their key."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, key: str, suffix: str) -> Path:
+        """Where the artefact of that key lies."""
+        return self.root / key[:2] / f"{key}{suffix}"
+
+    def read_json(self, key: str) -> Any | None:
+        """The JSON artefact, or None. A damaged one counts as absent: it is made again."""
+        try:
+            return json.loads(self.path(key, ".json").read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def write_json(self, key: str, value: Any) -> None:
+        """Keep a JSON artefact."""
+        data = json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+        self._place(self.path(key, ".json"), lambda partial: partial.write_bytes(data) and None)
+
+    def read_tensors(self, key: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+        """The tensors and their JSON header, or None. A damaged file counts as absent."""
+        path = self.path(key, ".safetensors")
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+                return tensors, json.loads((file.metadata() or {}).get("header", "{}"))
+        except Exception as error:  # safetensors raises its own kind, outside of any hierarchy
+            if type(error).__module__.split(".")[0] not in {"safetensors", "safetensors_rust"}:
+                raise
+            return None
+
+    def write_tensors(self, key: str, tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> None:
+        """Keep tensors with a JSON header."""
+        metadata = {"header": json.dumps(header, sort_keys=True)}
+        self._place(
+            self.path(key, ".safetensors"), lambda partial: save_file(dict(tensors), partial, metadata=metadata)
+        )
+
+    def _place(self, path: Path, write: Any) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            write(partial)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def read_masks(self, key: str) -> MaskSet | None:
+        """Masks kept under `key`."""
+        found = self.read_tensors(key)
+        if found is None:
+            return None
+        tensors, summary = found
+        masks: dict[str, dict[str, torch.Tensor]] = {"op_ur": {}, "op_rr": {}}
+        for name, tensor in tensors.items():
+            label, _, parameter = name.partition("/")
+            masks[label][parameter] = tensor
+        return MaskSet(masks["op_ur"], masks["op_rr"], summary)
+
+    def write_masks(self, key: str, masks: MaskSet) -> None:
+        """Keep masks with their summary."""
+        tensors = {f"op_ur/{name}": mask for name, mask in masks.op_ur.items()}
+        tensors |= {f"op_rr/{name}": mask for name, mask in masks.op_rr.items()}
+        self.write_tensors(key, tensors, masks.summary)
+
+    def read_adapter(self, key: str) -> tuple[AdapterState, TrainLog] | None:
+        """A trained adapter and its log."""
+        found = self.read_tensors(key)
+        return None if found is None else (found[0], TrainLog(**found[1]))
+
+    def write_adapter(self, key: str, state: AdapterState, log: TrainLog) -> None:
+        """Keep a trained adapter and its log."""
+        self.write_tensors(key, state, asdict(log))
+
+    def read_scores(self, key: str) -> dict[str, ExampleScore]:
+        """Scores by content key; empty when there are none yet."""
+        return {name: ExampleScore(**values) for name, values in (self.read_json(key) or {}).items()}
+
+    def write_scores(self, key: str, scores: Mapping[str, ExampleScore]) -> None:
+        """Keep scores, without the answers they were computed from."""
+        plain = {name: {k: v for k, v in asdict(score).items() if k != "answer"} for name, score in scores.items()}
+        self.write_json(key, plain)

@@ -1,0 +1,30 @@
+"""The Celery app. Two kinds of worker: `gpu` (solo, run_job only) and `control` (threads, no torch)."""
+
+from __future__ import annotations
+
+from celery import Celery
+
+from app.config import load_settings
+from app.queue import QUEUES, broker_options
+
+settings = load_settings()
+
+celery = Celery("grail", broker=settings.broker_url, include=["worker.tasks"])
+celery.conf.update(
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    worker_prefetch_multiplier=1,
+    task_serializer="json",
+    accept_content=["json"],
+    task_ignore_result=True,
+    task_default_queue="control",
+    task_routes=QUEUES,
+    broker_transport_options=broker_options(settings.broker_url),
+    broker_connection_retry_on_startup=True,
+    worker_hijack_root_logger=False,
+    worker_send_task_events=False,
+    beat_schedule={
+        "plan": {"task": "grail.plan_batches", "schedule": float(settings.plan_seconds)},
+        "sweep": {"task": "grail.sweep", "schedule": float(settings.sweep_seconds)},
+    },
+)

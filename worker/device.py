@@ -1,0 +1,59 @@
+"""Pick a device, free it, and make an out-of-memory error a smaller micro-batch instead of a failed job."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+
+from grail.config import UnlearnConfig
+
+T = TypeVar("T")
+
+
+class MemoryExhausted(MemoryError):
+    """Even one example at a time does not fit the device."""
+
+
+def pick_device() -> str:
+    """GRAIL_DEVICE if set, else cuda, mps or cpu, in this order."""
+    chosen = os.environ.get("GRAIL_DEVICE")
+    if chosen:
+        return chosen
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def free_device() -> None:
+    """Give memory back between stages and jobs."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """True for torch's and the CPU allocator's ways of saying that memory ran out."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def with_smaller_batches(config: UnlearnConfig, compute: Callable[[UnlearnConfig], T]) -> T:
+    """`compute(config)`; when memory runs out, again with half the micro-batch, down to 1. Raises MemoryExhausted."""
+    while True:
+        try:
+            return compute(config)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            if config.micro_batch == 1:
+                raise MemoryExhausted(
+                    "the job does not fit this device even with a micro-batch of 1: use a larger device or shorter items"
+                ) from None
+            config = replace(config, micro_batch=config.micro_batch // 2)
+        free_device()

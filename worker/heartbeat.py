@@ -1,0 +1,65 @@
+"""Keep a job's lease while the main thread computes, and tell the main thread when it is lost.
+
+The thread has sessions of its own. When the database does not answer, it goes on trying until the lease would have run
+out; a worker that lost its lease stops at its next step and can write nothing (its fencing token is stale).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from types import TracebackType
+
+import structlog
+
+from app.db import Database, transaction
+from app.errors import ServiceError
+from app.jobs import leases
+from grail.types import Progress
+
+log = structlog.get_logger(__name__)
+
+
+class Heartbeat:
+    """A context manager; `report` is what long computations call."""
+
+    def __init__(
+        self, db: Database, job_id: uuid.UUID, token: int, *, every_seconds: float, lease_seconds: float
+    ) -> None:
+        self.db, self.job_id, self.token = db, job_id, token
+        self.every_seconds, self.lease_seconds = every_seconds, lease_seconds
+        self.latest: Progress | None = None
+        self.lost: Exception | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name=f"heartbeat-{job_id}", daemon=True)
+
+    def __enter__(self) -> Heartbeat:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join(timeout=self.every_seconds + 10)
+
+    def report(self, progress: Progress) -> None:
+        """Note the newest progress; raises LeaseLost once the lease is gone, which ends the computation."""
+        self.latest = progress
+        if self.lost is not None:
+            raise self.lost
+
+    def _beat(self) -> None:
+        last = time.monotonic()
+        while not self._stop.wait(self.every_seconds):
+            try:
+                with transaction(self.db) as session:
+                    leases.heartbeat(session, self.job_id, self.token, self.lease_seconds, self.latest)
+                last = time.monotonic()
+            except leases.LeaseLost as error:
+                self.lost = error
+                return
+            except ServiceError as error:
+                log.warning("heartbeat_failed", job_id=str(self.job_id), error=error.type)
+                if time.monotonic() - last > self.lease_seconds:
+                    self.lost = leases.LeaseLost(self.job_id, self.token)
+                    return

@@ -1,0 +1,23 @@
+"""Job inputs -> RunSpec: the single crossing of types between the service and the library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from app.inputs.service import JobInputs
+from grail.config import GateConfig, RunSpec, UnlearnConfig
+
+
+def run_spec(inputs: JobInputs) -> RunSpec:
+    """The run that a job asks for. Raises ValueError for settings that make no sense."""
+    return RunSpec(
+        base_model=Path(inputs.base_model_path),
+        base_digest=inputs.base_model_digest,
+        adapter=Path(inputs.start_adapter.directory),
+        adapter_digest=inputs.start_adapter.digest,
+        reference_adapter=Path(inputs.reference_adapter_path) if inputs.reference_adapter_path else None,
+        prompt_template=inputs.prompt_template,
+        unlearn=UnlearnConfig(**inputs.settings["unlearn"]),
+        gate=GateConfig(**inputs.gate),
+        examples=inputs.examples,
+    )
