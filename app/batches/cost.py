@@ -1,4 +1,4 @@
-"""What a batch would cost: sizes of the base and the adapter from their configuration files, tokens counted, arithmetic."""
+"""What a batch would cost: sizes of base and adapter from their configuration files, then arithmetic."""
 
 from __future__ import annotations
 

@@ -47,8 +47,8 @@ class NoRetainData(Unprocessable):
     type = "no-retain-data"
     title = "There is no retain data for this batch"
     mend = (
-        "Add some: PUT /v1/models/{name}/retain-set, or POST /v1/requests with `retain` items in one of the domains named; "
-        "the requests stay queued until then."
+        "Add some: PUT /v1/models/{name}/retain-set, or POST /v1/requests with `retain` items in one of the "
+        "domains named; the requests stay queued until then."
     )
 
     def __init__(self, model: str = "", domains: Sequence[str] = ()) -> None:

@@ -146,7 +146,7 @@ def adapter(session: Session, adapter_id: uuid.UUID) -> Adapter:
 
 def standing_rows(
     served_model_id: uuid.UUID, domain: RequestDomain, request_ids: Collection[uuid.UUID], amount: int
-) -> Select[tuple[uuid.UUID]]:
+) -> Select[uuid.UUID]:
     """Ids of at most `amount` standing rows of a domain: those about the requests' forget subjects first.
 
     Then round-robin over subjects (one row of each, then a second of each ...), within a subject by content digest: a
@@ -170,7 +170,7 @@ def standing_rows(
     )
 
 
-def draw(session: Session, batch_id: uuid.UUID, rows: Select[tuple[uuid.UUID]]) -> int:
+def draw(session: Session, batch_id: uuid.UUID, rows: Select[uuid.UUID]) -> int:
     """Note `rows` as drawn into a batch, inside the database. How many there are."""
     chosen = rows.subquery()
     source = select(literal(batch_id), chosen.c.id)
@@ -187,12 +187,10 @@ def stands_any(session: Session, served_model_id: uuid.UUID, domains: Collection
 
 
 def texts(
-    session: Session, request_ids: Collection[uuid.UUID], drawn: Sequence[Select[tuple[uuid.UUID]]]
+    session: Session, request_ids: Collection[uuid.UUID], drawn: Sequence[Select[uuid.UUID]]
 ) -> Iterator[Sequence[tuple[Role, str, str]]]:
     """(role, prompt, completion) of the requests' items and probes and of the `drawn` rows, `STREAM_ROWS` at a time."""
-    wanted: list[ColumnElement[bool]] = [
-        Example.request_id.in_(request_ids) & Example.erased_by_request_id.is_(None)
-    ]
+    wanted: list[ColumnElement[bool]] = [Example.request_id.in_(request_ids) & Example.erased_by_request_id.is_(None)]
     for rows in drawn:
         ids = rows.scalar_subquery()
         wanted += [Example.id.in_(ids), Example.parent_id.in_(ids)]

@@ -96,24 +96,24 @@ def preview(
     )
 
 
-def leave(session: Session, request: Request, now: datetime) -> None:
+def leave(session: Session, request_id: uuid.UUID, now: datetime) -> None:
     """Let a batched request go whose job has not started: the job is cancelled, the other members get a batch of their
     own at once (its data are drawn anew, for they were drawn for all). The caller holds the served model's row.
 
     Leaves everything as it is when the job is at work: the request's own state then says so.
     """
-    job = repository.job_of_request(session, request.id)
+    job = repository.job_of_request(session, request_id)
     if job is None or job.state is not JobState.QUEUED:
         return
     batch = repository.batch(session, job.batch_id)
     members = repository.members(session, batch.id)
     job.state, job.finished_at = advance_job(job.state, JobEvent.CANCEL), now
-    record(session, "job.cancelled", subject_id=str(job.id), state=str(job.state), request_id=str(request.id))
-    others = [member for member in members if member.id != request.id]
+    record(session, "job.cancelled", subject_id=str(job.id), state=str(job.state), request_id=str(request_id))
+    others = [member for member in members if member.id != request_id]
     for member in others:
         _move(session, member, RequestEvent.RETRY)
     session.flush()
-    _batch_again(session, request.served_model_id, others, batch.reason)
+    _batch_again(session, batch.served_model_id, others, batch.reason)
 
 
 def _batch_again(
@@ -174,11 +174,17 @@ def _make(
     )
     repository.add_job(session, job)
     record(
-        session, "batch.made", subject_id=str(batch.id), job_id=str(job.id), served_model_id=str(model.id),
-        reason=str(reason), requests=len(requests), drawn=drawn,
+        session,
+        "batch.made",
+        subject_id=str(batch.id),
+        job_id=str(job.id),
+        served_model_id=str(model.id),
+        reason=str(reason),
+        requests=len(requests),
+        drawn=drawn,
     )
     for request in requests:
-        _move(session, request, RequestEvent.BATCH, batch_id=str(batch.id))
+        _move(session, request, RequestEvent.BATCH, batch_id=batch.id)
     enqueue(session, RUN_JOB, job.id)
     return job
 
@@ -224,10 +230,16 @@ def _queue_again(session: Session, model: ServedModel) -> None:
     session.flush()
 
 
-def _move(session: Session, request: Request, event: RequestEvent, **fields: str) -> None:
+def _move(session: Session, request: Request, event: RequestEvent, *, batch_id: uuid.UUID | None = None) -> None:
     """One legal move of a request, audited."""
     request.state = advance_request(request.state, event)
-    record(session, f"request.{request.state}", subject_id=str(request.id), state=str(request.state), **fields)
+    record(
+        session,
+        f"request.{request.state}",
+        subject_id=str(request.id),
+        state=str(request.state),
+        batch_id=None if batch_id is None else str(batch_id),
+    )
 
 
 def _wanted(policy: Policy, counts: CountsByDomain) -> dict[RequestDomain, int]:
@@ -249,7 +261,8 @@ def _workload(
     drawn = [repository.standing_rows(model.id, domain, ids, n) for domain, n in _wanted(policy, counts).items()]
     items = item_tokens = scored = scored_tokens = longest = 0
     for rows in repository.texts(session, ids, drawn):
-        lengths = count_tokens(tokeniser, model.prompt_template, [(prompt, completion) for _, prompt, completion in rows])
+        pairs = [(prompt, completion) for _, prompt, completion in rows]
+        lengths = count_tokens(tokeniser, model.prompt_template, pairs)
         own = [length for length, (role, _, _) in zip(lengths, rows, strict=True) if role is Role.ITEM]
         items, item_tokens = items + len(own), item_tokens + sum(own)
         scored, scored_tokens = scored + len(rows), scored_tokens + sum(lengths)

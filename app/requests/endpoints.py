@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import AwareDatetime
 
 from app.auth import Principal, require
 from app.config import Settings
 from app.db import DbSession
 from app.errors import (
     BadRequest,
-    Forbidden,
     NotFound,
     TooLarge,
     Unauthorised,
@@ -64,14 +64,88 @@ Now = Annotated[datetime, Depends(_now)]
             "headers": {"Location": {"description": "address of the request", "schema": {"type": "string"}}},
         },
         **problem_responses(
-            BadRequest, Unauthorised, TooLarge, UnsupportedMediaType, Unprocessable, UnknownServedModel, NothingAsked, TextTooLong,
-            Contradiction, DuplicateItem, FactNotInText, Unavailable, TokeniserMissing,
+            BadRequest,
+            Unauthorised,
+            TooLarge,
+            UnsupportedMediaType,
+            Unprocessable,
+            UnknownServedModel,
+            NothingAsked,
+            TextTooLong,
+            Contradiction,
+            DuplicateItem,
+            FactNotInText,
+            Unavailable,
+            TokeniserMissing,
         ),
     },
 )
-def submit(payload: RequestCreate, request: Request, response: Response, session: DbSession, who: Who, now: Now) -> RequestView:
+def submit(
+    payload: RequestCreate, request: Request, response: Response, session: DbSession, who: Who, now: Now
+) -> RequestView:
     """Answered after the commit only. Forget items leave the served model's standing retain set at once and go into
     the next batch; retain items join that set. A request with retain items only is `standing` from now on."""
     view = service.submit(session, payload, who, now, due_days=request.app.state.settings.request_due_days)
     response.headers["Location"] = f"{router.prefix}/{view.id}"
     return view
+
+
+@router.get(
+    "",
+    summary="Browse requests, newest first",
+    description="A requester sees its own requests only.",
+    responses=problem_responses(BadCursor, Unauthorised, Unprocessable, Unavailable),
+)
+def browse(
+    session: DbSession,
+    who: Who,
+    now: Now,
+    cursor: Annotated[str | None, Query(max_length=64, description="`next_cursor` of the page before")] = None,
+    limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 50,
+    state: RequestState | None = None,
+    domain: RequestDomain | None = None,
+    served_model: ModelName | None = None,
+    client_reference: Reference | None = None,
+    received_after: Annotated[AwareDatetime | None, Query(description="exclusive, with time zone")] = None,
+    received_before: Annotated[AwareDatetime | None, Query(description="exclusive, with time zone")] = None,
+) -> RequestPage:
+    wanted = RequestFilter(
+        state=state,
+        domain=domain,
+        served_model=served_model,
+        client_reference=client_reference,
+        received_after=received_after,
+        received_before=received_before,
+    )
+    return service.browse(session, wanted, who, now, cursor=cursor, limit=limit)
+
+
+@router.get(
+    "/{request_id}",
+    summary="One request",
+    responses=problem_responses(Unauthorised, ContentsForbidden, NotFound, Unprocessable, Unavailable),
+)
+def read(
+    request_id: uuid.UUID,
+    session: DbSession,
+    who: Who,
+    now: Now,
+    include: Annotated[
+        Literal["items"] | None, Query(description="`items`: its texts too, for the owner and officers")
+    ] = None,
+) -> RequestView:
+    """Its state, its clock, and in numbers how it went."""
+    return service.read(session, request_id, who, now, with_items=include == "items")
+
+
+@router.delete(
+    "/{request_id}",
+    summary="Withdraw a request that no job works on yet",
+    responses=problem_responses(
+        Unauthorised, WithdrawalForbidden, NotFound, NotWithdrawable, Unprocessable, Unavailable
+    ),
+)
+def withdraw(request_id: uuid.UUID, session: DbSession, who: Who, now: Now) -> RequestView:
+    """Possible while it is pending, batched but not running, or in need of attention. What it had taken out of the
+    standing retain set comes back, unless another request forgets the same; its own retain items leave."""
+    return service.withdraw(session, request_id, who, now)

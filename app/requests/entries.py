@@ -96,9 +96,8 @@ def too_long(found: Iterable[Entry], tokens: Iterable[int], context_tokens: int)
     """Entries that do not fit the model's context, with by how many tokens."""
     for entry, count in zip(found, tokens, strict=True):
         if count > context_tokens:
-            yield Fault(
-                entry.place, f"{count} tokens, {count - context_tokens} more than the model's context of {context_tokens}"
-            )
+            over = count - context_tokens
+            yield Fault(entry.place, f"{count} tokens, {over} more than the model's context of {context_tokens}")
 
 
 def _item(position: int, place: str, segment: Segment, subject: str, item: Item) -> Entry:
@@ -108,10 +107,18 @@ def _item(position: int, place: str, segment: Segment, subject: str, item: Item)
 
 
 def _probe(position: int, place: str, parent: Entry, probe: Probe) -> Entry:
-    """A paraphrase shares its item's side, what is to stay is on the retain side, what is measured where its item is."""
+    """Paraphrases share their item's side, what is to stay is retain, what is measured stands where its item does."""
     segment = Segment.RETAIN if probe.kind is ProbeKind.KEEP else parent.segment
     digest = content_digest(probe.prompt, probe.completion)
     return Entry(
-        position, place, segment, ROLES[probe.kind], parent.subject, probe.prompt, probe.completion,
-        tuple(probe.facts), digest, parent.position,
+        position,
+        place,
+        segment,
+        ROLES[probe.kind],
+        parent.subject,
+        probe.prompt,
+        probe.completion,
+        tuple(probe.facts),
+        digest,
+        parent.position,
     )

@@ -92,7 +92,8 @@ class NotWithdrawable(Conflict):
     title = "The request can not be withdrawn any more"
 
     def __init__(self, state: RequestState = RequestState.RUNNING) -> None:
-        super().__init__(f"the request is {state}", mend=WAYS_OUT.get(state, "It is final: nothing is left to do."), state=state)
+        way_out = WAYS_OUT.get(state, "It is final: nothing is left to do.")
+        super().__init__(f"the request is {state}", mend=way_out, state=str(state))
 
 
 WAYS_OUT = {

@@ -1,4 +1,4 @@
-"""A served model by the name that a body gave: a wrong name is the body's fault, so it is a 422 that lists the right ones."""
+"""A served model by the name in a body: a wrong name is the body's fault, so it is a 422 that lists the right ones."""
 
 from __future__ import annotations
 

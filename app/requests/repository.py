@@ -13,7 +13,8 @@ from sqlalchemy import ARRAY, String, any_, func, insert, literal, select, updat
 from sqlalchemy.orm import Session
 
 from app.lifecycle import RequestState
-from app.tables import BatchMember, Example, Job, Request, RequestDomain, ServedModel
+from app.requests.schemas import RequestFilter
+from app.tables import BatchMember, Example, Job, Request, ServedModel
 from grail.types import Role, Segment
 
 INSERT_ROWS = 1000
@@ -22,19 +23,6 @@ CLOCK_SLACK = timedelta(hours=1)
 """How far the time inside an id may lie from `received_at`: clocks of several servers, long transactions."""
 NOT_ACTIVE = (RequestState.WITHDRAWN, RequestState.FAILED)
 """States in which a request forgets nothing (any more)."""
-
-
-@dataclass(frozen=True, slots=True)
-class RequestFilter:
-    """What a list is narrowed to. `owner` None means: everybody's."""
-
-    owner: uuid.UUID | None = None
-    state: RequestState | None = None
-    domain: RequestDomain | None = None
-    served_model: str | None = None
-    client_reference: str | None = None
-    received_after: datetime | None = None
-    received_before: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +52,23 @@ def add(session: Session, request: Request, examples: Iterable[Mapping[str, Any]
         session.execute(insert(Example), rows)
 
 
-def find(session: Session, request_id: uuid.UUID, *, owner: uuid.UUID | None, lock: bool = False) -> Request | None:
-    """One request; with `owner` only if it is theirs; with `lock` held until the transaction ends, and read afresh."""
+def find(session: Session, request_id: uuid.UUID, *, owner: uuid.UUID | None) -> Request | None:
+    """One request; with `owner` only if it is theirs."""
     statement = select(Request).where(Request.id == request_id)
     if owner is not None:
         statement = statement.where(Request.created_by == owner)
-    if lock:
-        statement = statement.with_for_update(key_share=True).execution_options(populate_existing=True)
     return session.scalars(statement).one_or_none()
+
+
+def state_now(session: Session, request_id: uuid.UUID) -> RequestState | None:
+    """The state as it is committed now, whatever the session remembers."""
+    return session.scalars(select(Request.state).where(Request.id == request_id)).one_or_none()
+
+
+def locked(session: Session, request_id: uuid.UUID) -> Request:
+    """A request that exists, read afresh and held until the transaction ends."""
+    statement = select(Request).where(Request.id == request_id).with_for_update(key_share=True)
+    return session.scalars(statement.execution_options(populate_existing=True)).one()
 
 
 def page(session: Session, wanted: RequestFilter, *, before: uuid.UUID | None, limit: int) -> list[Request]:
@@ -119,7 +116,7 @@ def counts_of(session: Session, request_ids: Sequence[uuid.UUID]) -> dict[uuid.U
         .where(Example.request_id.in_(request_ids))
         .group_by(Example.request_id)
     )
-    return {row[0]: Counts(*row[1:]) for row in session.execute(statement)}
+    return {row[0]: Counts(*row[1:]) for row in session.execute(statement) if row[0] is not None}
 
 
 def last_jobs_of(session: Session, request_ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, uuid.UUID]:
@@ -166,7 +163,7 @@ def forgotten_digests(session: Session, served_model_id: uuid.UUID, digests: Ite
         .distinct(Example.content_digest)
         .order_by(Example.content_digest, Example.request_id)
     )
-    return {row[0]: row[1] for row in session.execute(statement)}
+    return {row[0]: row[1] for row in session.execute(statement) if row[1] is not None}
 
 
 def take_out(

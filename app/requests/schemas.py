@@ -6,9 +6,10 @@ What shall be forgotten is kept out of every `repr`, error and list.
 from __future__ import annotations
 
 import uuid
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -26,9 +27,16 @@ def _default(name: str) -> Any:
 MAX_ITEMS: int = _default("max_items_per_request")
 MAX_PROBES: int = _default("max_probes_per_item")
 MAX_FACTS: int = _default("max_facts_per_item")
-Text = text_type(_default("max_text_chars"))
-Reference = text_type(_default("max_reference_chars"))
-Note = text_type(_default("max_note_chars"))
+
+if TYPE_CHECKING:  # a type that is made by a call is no type to the checker
+    Text = str
+    Reference = str
+    Note = str
+else:
+    Text = text_type(_default("max_text_chars"))
+    Reference = text_type(_default("max_reference_chars"))
+    Note = text_type(_default("max_note_chars"))
+
 ModelName = Annotated[str, StringConstraints(pattern="^[a-z0-9][a-z0-9-]{0,62}$")]
 Facts = Annotated[
     list[Reference],
@@ -40,7 +48,7 @@ Facts = Annotated[
     ),
 ]
 
-EXAMPLE = {
+EXAMPLE: dict[str, Any] = {
     "served_model": "people-and-books",
     "domain": "privacy",
     "forget": [
@@ -68,7 +76,7 @@ EXAMPLE = {
     "legal_basis": "GDPR Art. 17(1)(b)",
     "client_reference": "ticket-4711",
 }
-PASSAGE_EXAMPLE = {
+PASSAGE_EXAMPLE: dict[str, Any] = {
     "served_model": "people-and-books",
     "domain": "copyright",
     "forget": [{"passage": "The lamplighter of Vesper Row counted his steps aloud, for the fog had eaten the street."}],
@@ -229,3 +237,16 @@ class RequestPage(BaseModel):
 
     items: list[RequestView]
     next_cursor: str | None = Field(description="give it as `cursor` for the next page; null: this was the last one")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFilter:
+    """What a list is narrowed to. `owner` None means: everybody's."""
+
+    owner: uuid.UUID | None = None
+    state: RequestState | None = None
+    domain: RequestDomain | None = None
+    served_model: str | None = None
+    client_reference: str | None = None
+    received_after: datetime | None = None
+    received_before: datetime | None = None

@@ -1,7 +1,8 @@
-"""Rules of requests: what is taken, who sees it, how it is withdrawn. Every change is one transaction with its audit."""
+"""Rules of requests: what is taken, who sees it, how it is withdrawn. Each change is one transaction with its audit."""
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
@@ -30,8 +31,7 @@ from app.requests.errors import (
     WithdrawalForbidden,
 )
 from app.requests.known import known_model
-from app.requests.repository import RequestFilter
-from app.requests.schemas import RequestCreate, RequestPage, RequestView
+from app.requests.schemas import RequestCreate, RequestFilter, RequestPage, RequestView
 from app.requests.views import contents_of, views_of
 from app.tables import Request, ServedModel
 from app.tokens import count_tokens, load_tokeniser
@@ -76,15 +76,7 @@ def browse(
     session: Session, wanted: RequestFilter, who: Principal, now: datetime, *, cursor: str | None, limit: int
 ) -> RequestPage:
     """A page of what `who` may see, newest first. `wanted.owner` is set here. Raises BadCursor."""
-    owned = RequestFilter(
-        owner=_owner(who),
-        state=wanted.state,
-        domain=wanted.domain,
-        served_model=wanted.served_model,
-        client_reference=wanted.client_reference,
-        received_after=wanted.received_after,
-        received_before=wanted.received_before,
-    )
+    owned = dataclasses.replace(wanted, owner=_owner(who))
     rows = repository.page(session, owned, before=id_of(cursor) if cursor else None, limit=limit + 1)
     shown = rows[:limit]
     return RequestPage(
@@ -101,7 +93,9 @@ def withdraw(session: Session, request_id: uuid.UUID, who: Principal, now: datet
     if not _owns_or_judges(who, request):
         raise WithdrawalForbidden
     repository.lock_model(session, request.served_model_id)
-    batches.leave(session, request.id, now)
+    # A job's row is only locked while it can but be queued: whoever publishes locks the job before the model.
+    if repository.state_now(session, request.id) is RequestState.BATCHED:
+        batches.leave(session, request.id, now)
     request = repository.locked(session, request_id)
     try:
         request.state = advance_request(request.state, RequestEvent.WITHDRAW)
@@ -109,7 +103,12 @@ def withdraw(session: Session, request_id: uuid.UUID, who: Principal, now: datet
         raise NotWithdrawable(request.state) from None
     request.completed_at = now
     record(
-        session, "request.withdrawn", subject_id=str(request.id), at=now, state=str(request.state), key_id=str(who.key_id)
+        session,
+        "request.withdrawn",
+        subject_id=str(request.id),
+        at=now,
+        state=str(request.state),
+        key_id=str(who.key_id),
     )
     conflicts.release(session, request, now)
     return views_of(session, [request], now)[0]
@@ -195,9 +194,7 @@ def _rows(found: Sequence[Entry], request: Request, blocked: dict[str, uuid.UUID
         }
 
 
-def _audit_receipt(
-    session: Session, request: Request, found: Sequence[Entry], blocked: dict[str, uuid.UUID]
-) -> None:
+def _audit_receipt(session: Session, request: Request, found: Sequence[Entry], blocked: dict[str, uuid.UUID]) -> None:
     """Leaves about what came in, and about retain items that do not stand because somebody forgets them."""
     items = [entry.segment for entry in found if entry.role is ExampleRole.ITEM]
     record(

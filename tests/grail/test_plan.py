@@ -12,8 +12,13 @@ from grail.config import UnlearnConfig
 from grail.plan import RUNTIME_BYTES, ModelShape, Workload, estimate, peak_bytes
 
 SMOLLM2_135M = {
-    "hidden_size": 576, "num_attention_heads": 9, "num_key_value_heads": 3, "intermediate_size": 1536,
-    "num_hidden_layers": 30, "vocab_size": 49152, "tie_word_embeddings": True,
+    "hidden_size": 576,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "vocab_size": 49152,
+    "tie_word_embeddings": True,
 }
 TINY = ModelShape.from_config(
     {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16, "num_hidden_layers": 1, "vocab_size": 10}

@@ -40,9 +40,7 @@ requests = st.lists(
     max_size=12,
     unique_by=lambda request: request.id,
 )
-policies = st.builds(
-    Bounds, st.integers(1, 6), st.sampled_from([0.0, 300.0, 900.0]), st.sampled_from([0.0, 7.0, 31.0])
-)
+policies = st.builds(Bounds, st.integers(1, 6), st.sampled_from([0.0, 300.0, 900.0]), st.sampled_from([0.0, 7.0, 31.0]))
 
 
 @given(requests, policies)
