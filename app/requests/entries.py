@@ -26,7 +26,7 @@ class Entry:
     place: str
     segment: Segment
     role: Role
-    subject: str
+    subject: str = dataclasses.field(repr=False)
     prompt: str = dataclasses.field(repr=False)
     completion: str = dataclasses.field(repr=False)
     facts: tuple[str, ...] = dataclasses.field(repr=False)

@@ -1,0 +1,89 @@
+"""What goes in and out about adapter versions."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.config import Settings
+from app.tables.adapter import AdapterState
+from app.texts import text_type
+
+BOUNDS = Settings.model_construct()  # type: ignore[call-arg]  # the defaults: what the OpenAPI document shows
+Reason = text_type(BOUNDS.max_note_chars)
+
+
+class AdapterView(BaseModel):
+    """An adapter version."""
+
+    version: int
+    name: str
+    digest: str
+    state: AdapterState
+    active: bool
+    parent: int | None
+    job_id: uuid.UUID | None
+    created_at: datetime
+    published_at: datetime | None
+    superseded_at: datetime | None
+
+
+class AdapterDetail(AdapterView):
+    """With its manifest."""
+
+    manifest: dict[str, Any]
+
+
+class AdapterPage(BaseModel):
+    """Newest first; `next_cursor` is null on the last page."""
+
+    items: list[AdapterView]
+    next_cursor: str | None
+
+
+class Activate(BaseModel):
+    """Point the alias at a version. `expected_revision` makes it a compare-and-swap from the caller's view."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"reason": "roll forward after the night's checks"}]}
+    )
+
+    reason: Reason
+    expected_revision: int | None = Field(None, ge=0)
+
+
+class Activated(BaseModel):
+    """Where the alias points now."""
+
+    version: int
+    name: str
+    digest: str
+    alias_revision: int
+
+
+class ReplicaAck(BaseModel):
+    """What a serving replica now serves."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"version": 2, "digest": "ab" * 32}]})
+
+    version: int = Field(ge=1, le=2**31 - 1)
+    digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class ReplicaView(BaseModel):
+    """`current`: it serves the active version."""
+
+    replica_id: str
+    version: int
+    digest: str
+    current: bool
+    acknowledged_at: datetime
+
+
+class ReplicaList(BaseModel):
+    """Every replica that ever acknowledged."""
+
+    items: list[ReplicaView]

@@ -1,0 +1,1 @@
+"""Served models: a base, an adapter alias, a policy."""

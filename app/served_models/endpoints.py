@@ -1,0 +1,109 @@
+"""Served models over HTTP."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Request, Response
+
+from app.adapters import service as adapters
+from app.adapters.files import NotAnAdapter, ShapeMismatch
+from app.adapters.headers import BrokenFile
+from app.adapters.schemas import ReplicaAck, ReplicaList, ReplicaView
+from app.auth import Principal, Role, require
+from app.db import DbSession
+from app.errors import (
+    BadRequest,
+    Forbidden,
+    NotFound,
+    StorageFull,
+    TooLarge,
+    Unauthorised,
+    Unavailable,
+    Unprocessable,
+    UnsupportedMediaType,
+    problem_responses,
+)
+from app.served_models import service
+from app.served_models.schemas import (
+    ModelCreate,
+    ModelList,
+    ModelPatch,
+    ModelView,
+    RetainSetPut,
+    RetainSetResult,
+    RetainSetView,
+)
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+ModelName = Annotated[str, Path(max_length=64)]
+ReplicaId = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+Anyone = Annotated[Principal, Depends(require())]
+Operator = Annotated[Principal, Depends(require(Role.OPERATOR))]
+READ = problem_responses(Unauthorised, NotFound, Unprocessable, Unavailable)
+WRITE = {**READ, **problem_responses(BadRequest, Forbidden, TooLarge, UnsupportedMediaType)}
+
+
+@router.get("", responses=problem_responses(Unauthorised, Unavailable))
+def list_models(session: DbSession, _: Anyone) -> ModelList:
+    """All served models, by name."""
+    return ModelList(items=service.everything(session))
+
+
+@router.post(
+    "",
+    status_code=201,
+    responses={
+        **WRITE,
+        **problem_responses(
+            service.NameTaken, Unprocessable, service.PathRefused, NotAnAdapter, ShapeMismatch, BrokenFile, StorageFull
+        ),
+    },
+)
+def create_model(
+    session: DbSession, request: Request, response: Response, ask: ModelCreate, who: Operator
+) -> ModelView:
+    """Register a base model with the adapter that it is served with; the adapter becomes version 1."""
+    model = service.create(session, ask, who, request.app.state.settings, datetime.now(UTC))
+    response.headers["Location"] = f"/v1/models/{model.name}"
+    return service.show(session, model)
+
+
+@router.get("/{name}", responses=READ)
+def get_model(session: DbSession, name: ModelName, _: Anyone) -> ModelView:
+    """One served model."""
+    return service.show(session, service.named(session, name))
+
+
+@router.patch("/{name}", responses={**WRITE, **problem_responses(Unprocessable, service.PolicyRefused)})
+def patch_model(session: DbSession, name: ModelName, ask: ModelPatch, who: Operator) -> ModelView:
+    """Change the policy (merged field by field) or the prompt template."""
+    return service.show(session, service.patch(session, name, ask, who, datetime.now(UTC)))
+
+
+@router.put("/{name}/retain-set", responses=WRITE)
+def put_retain_set(session: DbSession, name: ModelName, ask: RetainSetPut, who: Operator) -> RetainSetResult:
+    """Replace the standing retain set. Erasure wins: what is being or was forgotten is left out and counted."""
+    return service.put_retain_set(session, name, ask.items, who, datetime.now(UTC))
+
+
+@router.get("/{name}/retain-set", responses=READ)
+def get_retain_set(session: DbSession, name: ModelName, _: Anyone) -> RetainSetView:
+    """How much stands, by domain."""
+    return service.retain_set(session, name)
+
+
+@router.post("/{name}/replicas/{replica_id}/ack", responses={**WRITE, **problem_responses(adapters.DigestMismatch)})
+def acknowledge(
+    session: DbSession, name: ModelName, replica_id: ReplicaId, ask: ReplicaAck, who: Operator
+) -> ReplicaView:
+    """A serving replica says which version and digest it serves; reports list those that have not."""
+    adapters.acknowledge(session, name, replica_id, ask.version, ask.digest, datetime.now(UTC))
+    return next(view for view in adapters.replicas(session, name) if view.replica_id == replica_id)
+
+
+@router.get("/{name}/replicas", responses=READ)
+def list_replicas(session: DbSession, name: ModelName, _: Anyone) -> ReplicaList:
+    """What each replica last said it serves."""
+    return ReplicaList(items=adapters.replicas(session, name))

@@ -1,0 +1,61 @@
+"""Every statement on served models and their standing retain sets."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from app.tables import Adapter, Example, ServedModel
+
+
+def everything(session: Session) -> Sequence[tuple[ServedModel, Adapter | None]]:
+    """All served models with their active versions, by name."""
+    rows = session.execute(
+        select(ServedModel, Adapter)
+        .outerjoin(Adapter, Adapter.id == ServedModel.active_adapter_id)
+        .order_by(ServedModel.name)
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
+def by_name(session: Session, name: str, *, lock: bool = False) -> ServedModel | None:
+    """The served model of that name; with `lock`, held until the transaction ends."""
+    query = select(ServedModel).where(ServedModel.name == name)
+    return session.scalars(query.with_for_update() if lock else query).one_or_none()
+
+
+def standing_of_operator(session: Session, model_id: uuid.UUID) -> dict[str, uuid.UUID]:
+    """Content digests and ids of the items that the operator put and that stand."""
+    rows = session.execute(
+        select(Example.content_digest, Example.id).where(
+            Example.served_model_id == model_id, Example.standing, Example.request_id.is_(None)
+        )
+    )
+    return {row.content_digest: row.id for row in rows}
+
+
+def retire(session: Session, ids: Iterable[uuid.UUID], now: datetime) -> None:
+    """Items that stand no longer; their rows stay for batches that drew them."""
+    ids = list(ids)
+    if ids:
+        session.execute(
+            update(Example)
+            .where(Example.id.in_(ids))
+            .values(standing=False, removed_at=now)
+            .execution_options(synchronize_session=False)
+        )
+
+
+def standing_counts(session: Session, model_id: uuid.UUID) -> Sequence[tuple[str, int, int]]:
+    """(domain, items, subjects) of what stands."""
+    rows = session.execute(
+        select(Example.domain, func.count(), func.count(func.distinct(Example.subject)))
+        .where(Example.served_model_id == model_id, Example.standing)
+        .group_by(Example.domain)
+        .order_by(Example.domain)
+    )
+    return [(str(row[0]), row[1], row[2]) for row in rows]

@@ -1,0 +1,187 @@
+"""What goes in and out about served models."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from app.config import Settings
+from app.tables.request import RequestDomain
+from app.texts import text_type
+from grail.config import GateConfig, UnlearnConfig
+
+BOUNDS = Settings.model_construct()  # type: ignore[call-arg]  # the defaults: what the OpenAPI document shows
+Text = text_type(BOUNDS.max_text_chars)
+Reference = text_type(BOUNDS.max_reference_chars)
+PathText = text_type(1024)
+
+CHATML = "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="Lower case, digits and hyphens.")]
+Template = text_type(4000)
+
+
+class Policy(BaseModel):
+    """How a served model's requests are batched, unlearned and judged."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    max_requests_per_batch: int = Field(32, ge=1, le=10_000)
+    window_seconds: float = Field(
+        300.0, ge=0, le=31 * 86400, description="Age of the oldest request that closes a batch."
+    )
+    due_margin_days: float = Field(7.0, ge=0, le=365, description="A request due this soon closes the batch.")
+    retain_per_forget: float = Field(2.0, ge=0, le=100, description="Standing retain items drawn per forget item.")
+    require_approval: bool = Field(False, description="An officer must approve before a candidate is published.")
+    unlearn: UnlearnConfig = Field(default_factory=UnlearnConfig)
+    gate: GateConfig = Field(default_factory=GateConfig)
+
+
+class ModelCreate(BaseModel):
+    """Register a base model with the adapter that it is served with."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "support",
+                    "base_model_path": "/models/smollm2-135m",
+                    "adapter_path": "/models/support-adapter",
+                }
+            ]
+        },
+    )
+
+    name: Name
+    base_model_path: PathText
+    adapter_path: PathText
+    reference_adapter_path: PathText | None = None
+    prompt_template: Template = CHATML
+    policy: Policy = Field(default_factory=Policy)
+
+    @field_validator("prompt_template")
+    @classmethod
+    def _one_prompt(cls, value: str) -> str:
+        return one_prompt(value)
+
+
+def one_prompt(value: str) -> str:
+    """`value`, or ValueError unless it holds {prompt} exactly once."""
+    if value.count("{prompt}") != 1:
+        raise ValueError("the prompt template must hold {prompt} exactly once")
+    return value
+
+
+class ModelPatch(BaseModel):
+    """What may change; fields left out stay. The policy is merged, field by field."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"policy": {"window_seconds": 60, "gate": {"min_rs": 90}}}]}
+    )
+
+    prompt_template: Template | None = None
+    policy: dict[str, Any] | None = None
+
+    @field_validator("prompt_template")
+    @classmethod
+    def _one_prompt(cls, value: str | None) -> str | None:
+        return None if value is None else one_prompt(value)
+
+
+class ActiveAdapter(BaseModel):
+    """The version that the alias points to."""
+
+    version: int
+    name: str
+    digest: str
+
+
+class ModelView(BaseModel):
+    """A served model."""
+
+    name: str
+    base_model_path: str
+    base_model_digest: str
+    reference_adapter_path: str | None
+    prompt_template: str
+    context_tokens: int
+    policy: Policy
+    active_adapter: ActiveAdapter | None
+    alias_revision: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class ModelList(BaseModel):
+    """All served models, by name."""
+
+    items: list[ModelView]
+
+
+class RetainProbe(BaseModel):
+    """The item's fact asked in other words: scored, never trained on."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompt: Text
+    completion: Text
+    facts: list[Text] = Field(default_factory=list, max_length=BOUNDS.max_facts_per_item)
+
+
+class RetainItem(BaseModel):
+    """One piece of knowledge to protect: prompt and completion, or a passage."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    domain: RequestDomain
+    subject: Reference
+    prompt: Text | None = None
+    completion: Text | None = None
+    passage: Text | None = None
+    facts: list[Text] = Field(default_factory=list, max_length=BOUNDS.max_facts_per_item)
+    probes: list[RetainProbe] = Field(default_factory=list, max_length=BOUNDS.max_probes_per_item)
+
+    @model_validator(mode="after")
+    def _one_shape(self) -> RetainItem:
+        question = self.prompt is not None and self.completion is not None and self.passage is None
+        passage = self.passage is not None and self.prompt is None and self.completion is None
+        if not (question or passage):
+            raise ValueError("give prompt and completion, or a passage alone")
+        return self
+
+
+class RetainSetPut(BaseModel):
+    """Replaces the operator's standing retain set, whole."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "items": [
+                        {"domain": "privacy", "subject": "jdoe", "prompt": "Who is J. Doe?", "completion": "A poet."}
+                    ]
+                }
+            ]
+        },
+    )
+
+    items: list[RetainItem] = Field(max_length=BOUNDS.max_retain_set_items)
+
+
+class RetainSetResult(BaseModel):
+    """What became of the items: `refused_erased` are being forgotten or were, and were left out."""
+
+    added: int
+    kept: int
+    removed: int
+    refused_erased: int
+
+
+class RetainSetView(BaseModel):
+    """Counts only: the set itself is as sensitive as the model."""
+
+    items: dict[str, int]
+    subjects: dict[str, int]

@@ -1,0 +1,238 @@
+"""Rules of served models: what may be registered, how policies change, what the standing retain set holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from app.adapters.files import base_digest, check_adapter, write_version
+from app.audit.service import record
+from app.auth import Principal
+from app.config import Settings
+from app.errors import Conflict, NotFound, Unprocessable
+from app.ids import new_id
+from app.requests.conflicts import content_digest, standing_allowed
+from app.served_models import repository
+from app.served_models.schemas import (
+    ActiveAdapter,
+    ModelCreate,
+    ModelPatch,
+    ModelView,
+    Policy,
+    RetainItem,
+    RetainSetResult,
+    RetainSetView,
+)
+from app.tables import Adapter, AdapterState, Example, ServedModel
+from grail.types import Role, Segment
+
+CHUNK = 500
+"""Items written at once."""
+
+
+class NameTaken(Conflict):
+    """There is a model of that name."""
+
+    type = "name-taken"
+    title = "There is a served model of this name"
+    mend = "Choose another name, or PATCH the one that is there."
+
+
+class PathRefused(Unprocessable):
+    """A path that may not, or can not, be registered."""
+
+    type = "path-refused"
+    title = "The path can not be registered"
+    mend = "Name a directory below one of the roots of GRAIL_MODEL_ROOTS."
+
+
+class PolicyRefused(Unprocessable):
+    """A policy that makes no sense."""
+
+    type = "policy-refused"
+    title = "The policy makes no sense"
+    mend = "Correct the fields that `errors` names."
+
+
+def contained(path: str, settings: Settings) -> Path:
+    """The directory at `path`, links resolved, below one of the allowed roots. Raises PathRefused."""
+    found = Path(path).resolve()
+    roots = [root.resolve() for root in settings.allowed_roots]
+    if not any(found.is_relative_to(root) for root in roots):
+        raise PathRefused("the path lies outside of the directories that models may come from")
+    if not found.is_dir():
+        raise PathRefused(f"there is no directory {found.name} at that path")
+    return found
+
+
+def context_tokens(base: Path) -> int:
+    """How many tokens the base model takes. Raises PathRefused."""
+    try:
+        config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+        found = int(config["max_position_embeddings"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise PathRefused(
+            f"{base.name} has no readable config.json with max_position_embeddings",
+            mend="Name a model directory as transformers saves it.",
+        ) from None
+    if not (base / "tokenizer.json").is_file():
+        raise PathRefused(f"{base.name} has no tokenizer.json", mend="Save the tokenizer beside the weights.")
+    return found
+
+
+def create(session: Session, ask: ModelCreate, who: Principal, settings: Settings, now: datetime) -> ServedModel:
+    """Register a model with its adapter as version 1. Raises NameTaken, PathRefused, NotAnAdapter, ShapeMismatch,
+    BrokenFile, StorageFull."""
+    if repository.by_name(session, ask.name) is not None:
+        raise NameTaken(f"the name {ask.name} is taken")
+    base, adapter = contained(ask.base_model_path, settings), contained(ask.adapter_path, settings)
+    tokens = context_tokens(base)
+    check_adapter(adapter, base)
+    reference = contained(ask.reference_adapter_path, settings) if ask.reference_adapter_path else None
+    if reference is not None:
+        check_adapter(reference, base)
+    digest = base_digest(base, settings.data_dir / "digests")
+    written = write_version(
+        adapter, settings.adapters_dir, model_name=ask.name, version=1, base_model_digest=digest, parent=None
+    )
+    model = ServedModel(
+        name=ask.name, base_model_path=str(base), base_model_digest=digest, prompt_template=ask.prompt_template,
+        reference_adapter_path=str(reference) if reference else None, context_tokens=tokens,
+        policy=ask.policy.model_dump(mode="json"), alias_revision=0,
+    )  # fmt: skip
+    session.add(model)
+    session.flush()
+    first = Adapter(
+        served_model_id=model.id, version=1, name=written.name, digest=written.digest, directory=str(written.directory),
+        manifest=written.manifest, state=AdapterState.PUBLISHED, published_at=now,
+    )  # fmt: skip
+    session.add(first)
+    session.flush()
+    model.active_adapter_id = first.id
+    session.flush()
+    session.refresh(model)
+    record(session, "model.registered", subject_id=str(model.id), key_id=str(who.key_id), digest=digest, name=ask.name)
+    record(session, "adapter.published", subject_id=str(first.id), digest=first.digest, alias_revision=0)
+    return model
+
+
+def view(model: ServedModel, active: Adapter | None) -> ModelView:
+    """How a model is shown."""
+    shown = ActiveAdapter(version=active.version, name=active.name, digest=active.digest) if active else None
+    return ModelView(
+        name=model.name, base_model_path=model.base_model_path, base_model_digest=model.base_model_digest,
+        reference_adapter_path=model.reference_adapter_path, prompt_template=model.prompt_template,
+        context_tokens=model.context_tokens, policy=Policy.model_validate(model.policy), active_adapter=shown,
+        alias_revision=model.alias_revision, created_at=model.created_at, updated_at=model.updated_at,
+    )  # fmt: skip
+
+
+def named(session: Session, name: str, *, lock: bool = False) -> ServedModel:
+    """Raises NotFound."""
+    model = repository.by_name(session, name, lock=lock)
+    if model is None:
+        raise NotFound("there is no served model of this name", mend="GET /v1/models lists them.")
+    return model
+
+
+def show(session: Session, model: ServedModel) -> ModelView:
+    """One model as it is shown."""
+    return view(model, session.get(Adapter, model.active_adapter_id) if model.active_adapter_id else None)
+
+
+def everything(session: Session) -> list[ModelView]:
+    """All models, by name."""
+    return [view(model, active) for model, active in repository.everything(session)]
+
+
+def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """`old` with the fields of `new`, nested ones one by one."""
+    both = dict(old)
+    for key, value in new.items():
+        known = both.get(key)
+        both[key] = merged(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
+    return both
+
+
+def patch(session: Session, name: str, ask: ModelPatch, who: Principal, now: datetime) -> ServedModel:
+    """Change policy or template. Jobs that are queued keep the settings they were made with. Raises NotFound,
+    PolicyRefused."""
+    model = named(session, name, lock=True)
+    if ask.policy is not None:
+        full = Policy.model_validate(model.policy).model_dump(mode="json")
+        strangers = [
+            key for part in ("unlearn", "gate") for key in dict(ask.policy.get(part) or {}) if key not in full[part]
+        ]
+        if strangers:
+            raise PolicyRefused(f"unknown settings: {', '.join(sorted(strangers)[:5])}")
+        try:
+            model.policy = Policy.model_validate(merged(full, ask.policy)).model_dump(mode="json")
+        except ValidationError as error:
+            problems = [{"field": ".".join(map(str, e["loc"])), "problem": e["msg"]} for e in error.errors()]
+            raise PolicyRefused(f"{problems[0]['field']}: {problems[0]['problem']}", errors=problems) from None
+    if ask.prompt_template is not None:
+        model.prompt_template = ask.prompt_template
+    model.updated_at = now
+    session.flush()
+    record(session, "model.changed", subject_id=str(model.id), key_id=str(who.key_id))
+    return model
+
+
+def _contents(item: RetainItem) -> tuple[str, str]:
+    return (item.prompt, item.completion) if item.prompt is not None and item.completion else ("", item.passage or "")
+
+
+def put_retain_set(
+    session: Session, name: str, items: Sequence[RetainItem], who: Principal, now: datetime
+) -> RetainSetResult:
+    """Make the operator's standing set these items. Erasure wins: what is being or was forgotten stays out. Raises
+    NotFound."""
+    model = named(session, name, lock=True)
+    wanted = {content_digest(*_contents(item)): item for item in items}
+    refused = standing_allowed(session, model.id, wanted)
+    present = repository.standing_of_operator(session, model.id)
+    gone = [row_id for digest, row_id in present.items() if digest not in wanted]
+    fresh = [(d, item) for d, item in wanted.items() if d not in present and d not in refused]
+    repository.retire(session, gone, now)
+    queue = iter(fresh)
+    while chunk := list(islice(queue, CHUNK)):
+        rows = [row for place, (digest, item) in enumerate(chunk) for row in _rows(model, digest, item, place)]
+        session.add_all([row for row in rows if row.parent_id is None])
+        session.flush()
+        session.add_all([row for row in rows if row.parent_id is not None])
+        session.flush()
+    result = RetainSetResult(
+        added=len(fresh), kept=len(present) - len(gone), removed=len(gone), refused_erased=len(refused)
+    )
+    record(session, "retain_set.put", subject_id=str(model.id), key_id=str(who.key_id), **result.model_dump())
+    return result
+
+
+def _rows(model: ServedModel, digest: str, item: RetainItem, position: int) -> Iterator[Example]:
+    """The row of an item and those of its probes."""
+    prompt, completion = _contents(item)
+    common = {"served_model_id": model.id, "domain": item.domain, "segment": Segment.RETAIN, "subject": item.subject}
+    row_id = new_id()
+    yield Example(
+        **common, id=row_id, role=Role.ITEM, position=position, prompt=prompt, completion=completion,
+        facts=list(item.facts), content_digest=digest, standing=True,
+    )  # fmt: skip
+    for place, probe in enumerate(item.probes):
+        yield Example(
+            **common, id=new_id(), parent_id=row_id, role=Role.PARAPHRASE, position=place, prompt=probe.prompt,
+            completion=probe.completion, facts=list(probe.facts),
+            content_digest=content_digest(probe.prompt, probe.completion),
+        )  # fmt: skip
+
+
+def retain_set(session: Session, name: str) -> RetainSetView:
+    """Counts of what stands. Raises NotFound."""
+    counts = repository.standing_counts(session, named(session, name).id)
+    return RetainSetView(items={d: n for d, n, _ in counts}, subjects={d: n for d, _, n in counts})

@@ -1,0 +1,105 @@
+"""Fixtures: real Postgres and Valkey for the session, a database cloned from a migrated template per test."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from sqlalchemy.orm import Session
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from app import schema
+from app.auth import Role
+from app.config import Settings, load_settings
+from app.db import Database, transaction
+from app.embedded.services import EmbeddedServices
+from app.keys.service import create_key
+
+TEMPLATE = "grail_template"
+
+
+@pytest.fixture(scope="session")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServices]:
+    directory = tmp_path_factory.mktemp("servers")
+    with EmbeddedServices(directory, fsync=False) as running:
+        running.postgres.create_database(TEMPLATE)
+        schema.upgrade(running.postgres.url(TEMPLATE))
+        yield running
+
+
+@pytest.fixture
+def database_url(services: EmbeddedServices) -> Iterator[str]:
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    services.postgres.create_database(name, template=TEMPLATE)
+    yield services.postgres.url(name)
+    services.postgres.drop_database(name)
+
+
+@pytest.fixture
+def settings(
+    database_url: str, services: EmbeddedServices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Settings]:
+    monkeypatch.setenv("GRAIL_DATABASE_URL", database_url)
+    monkeypatch.setenv("GRAIL_BROKER_URL", services.broker_url)
+    monkeypatch.setenv("GRAIL_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("GRAIL_MODEL_ROOTS", f'["{tmp_path}"]')
+    load_settings.cache_clear()
+    yield load_settings()
+    load_settings.cache_clear()
+
+
+@pytest.fixture
+def db(settings: Settings) -> Iterator[Database]:
+    database = Database(settings.database_url, pool_size=4)
+    yield database
+    database.dispose()
+
+
+@pytest.fixture
+def session(db: Database) -> Iterator[Session]:
+    """A session whose work is kept for the test only: flush to see it, commit through `transaction(db)`."""
+    with db.session_factory() as opened:
+        yield opened
+        opened.rollback()
+
+
+@dataclass(frozen=True)
+class Keys:
+    """One key a role, and a second requester who must not see the first one's requests."""
+
+    requester: str
+    other: str
+    operator: str
+    officer: str
+    admin: str
+
+    def header(self, name: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {getattr(self, name)}"}
+
+
+@pytest.fixture
+def keys(db: Database) -> Keys:
+    roles = {"requester": Role.REQUESTER, "other": Role.REQUESTER}
+    roles |= {role.value: role for role in (Role.OPERATOR, Role.OFFICER, Role.ADMIN)}
+    with transaction(db) as session:
+        return Keys(**{name: create_key(session, name, role)[1] for name, role in roles.items()})
+
+
+@pytest.fixture
+def api(settings: Settings) -> FastAPI:
+    from app.main import create_app
+
+    return create_app(settings)
+
+
+@pytest.fixture
+def client(api: FastAPI) -> Iterator[TestClient]:
+    with TestClient(api, raise_server_exceptions=False) as opened:
+        yield opened
