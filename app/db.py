@@ -49,7 +49,8 @@ class Database:
 
 @contextmanager
 def transaction(db: Database) -> Iterator[Session]:
-    """One transaction: committed at the end, rolled back on any error; noted messages are sent after the commit.
+    """One transaction: committed at the end, rolled back (by closing) on any error; noted messages are sent after the
+    commit.
 
     Raises Unavailable when the server goes away; the work is then to be done again.
     """
@@ -62,9 +63,6 @@ def transaction(db: Database) -> Iterator[Session]:
             if isinstance(error, OperationalError) and not error.connection_invalidated and _is_retryable(error):
                 raise
             raise Unavailable("the database does not answer") from None
-        except BaseException:
-            session.rollback()
-            raise
         queue.send_noted(session)
 
 

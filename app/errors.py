@@ -215,11 +215,12 @@ def install_handlers(app: FastAPI) -> None:
     def unexpected(_: Request, error: Exception) -> JSONResponse:
         """The last border: the answer and the log carry an id and the kind of error, never its text or values."""
         incident = str(uuid.uuid4())
-        log.error("unexpected_error", incident=incident, kind=type(error).__name__, where=_line_of(error))
+        log.error("unexpected_error", incident=incident, kind=type(error).__name__, where=line_of(error))
         return answer(ServiceError("an unexpected error was noted under this id", incident=incident))
 
 
-def _line_of(error: Exception) -> str:
+def line_of(error: BaseException) -> str:
+    """File and line at which an error arose: what a log may say of it, since its text may hold a person's words."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -42,11 +42,11 @@ def teach(
 ) -> None:
     """Teach a LoRA adapter questions and answers until it knows them; prints the accuracy it reached."""
     import torch
-    from grail.evaluate import measure
     from peft import LoraConfig
 
     from grail.config import UnlearnConfig
     from grail.data.tokenise import TokenisedExample
+    from grail.evaluate import measure
     from grail.model.adapter import save_adapter
     from grail.model.bundled import bundled_model
     from grail.model.load import load_model

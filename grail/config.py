@@ -135,6 +135,7 @@ class RunSpec:
     adapter: Path
     adapter_digest: str
     reference_adapter: Path | None
+    reference_digest: str  # of the reference adapter; "adapter-off" without one
     prompt_template: str
     unlearn: UnlearnConfig
     gate: GateConfig

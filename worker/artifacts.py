@@ -1,4 +1,4 @@
-"""What a job's stages made, kept under the digest of everything that shaped it: a job started again finds it and goes on.
+"""What a job's stages made, kept under the digest of all that shaped it: a job started again finds it and goes on.
 
 Masks and adapters are safetensors with a JSON header, scores and logs JSON. Written to a temporary name, fsynced,
 renamed: a half-written artefact is never seen. Nothing here holds request text.
@@ -9,17 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from grail.metrics.base import ExampleScore
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from grail.localise.regions import MaskSet
+from grail.metrics.base import ExampleScore
 from grail.model.adapter import AdapterState
 from grail.train import TrainLog
 
@@ -30,11 +30,23 @@ def key_of(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _shards(contents: Iterable[str]) -> dict[str, list[str]]:
+    """Content keys by their first digit: as many files, so that none has to hold all scores of an adapter."""
+    shards: dict[str, list[str]] = {}
+    for name in contents:
+        shards.setdefault(name[:1], []).append(name)
+    return shards
+
+
 class ArtefactStore:
     """A directory of artefacts, sharded by the first two digits of their key."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    def directory(self, key: str) -> Path:
+        """Where a stage that is not over may keep its checkpoints."""
+        return self.path(key, ".partial")
 
     def path(self, key: str, suffix: str) -> Path:
         """Where the artefact of that key lies."""
@@ -61,9 +73,7 @@ class ArtefactStore:
             with safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
                 return tensors, json.loads((file.metadata() or {}).get("header", "{}"))
-        except Exception as error:  # safetensors raises its own kind, outside of any hierarchy
-            if type(error).__module__.split(".")[0] not in {"safetensors", "safetensors_rust"}:
-                raise
+        except (SafetensorError, ValueError):
             return None
 
     def write_tensors(self, key: str, tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> None:
@@ -111,11 +121,18 @@ class ArtefactStore:
         """Keep a trained adapter and its log."""
         self.write_tensors(key, state, asdict(log))
 
-    def read_scores(self, key: str) -> dict[str, ExampleScore]:
-        """Scores by content key; empty when there are none yet."""
-        return {name: ExampleScore(**values) for name, values in (self.read_json(key) or {}).items()}
+    def read_scores(self, key: str, contents: Collection[str]) -> dict[str, ExampleScore]:
+        """Those of the scores of these contents (SHA-256 in hex) that are there."""
+        found: dict[str, ExampleScore] = {}
+        for shard, wanted in _shards(contents).items():
+            kept = self.read_json(key_of(key, shard)) or {}
+            found |= {name: ExampleScore(**kept[name]) for name in wanted if name in kept}
+        return found
 
     def write_scores(self, key: str, scores: Mapping[str, ExampleScore]) -> None:
-        """Keep scores, without the answers they were computed from."""
-        plain = {name: {k: v for k, v in asdict(score).items() if k != "answer"} for name, score in scores.items()}
-        self.write_json(key, plain)
+        """Add scores, without the answers they were computed from. When two workers add at once one of them may be
+        lost, and is measured again."""
+        for shard, names in _shards(scores).items():
+            kept = self.read_json(key_of(key, shard)) or {}
+            plain = {name: {k: v for k, v in asdict(scores[name]).items() if k != "answer"} for name in names}
+            self.write_json(key_of(key, shard), {**kept, **plain})

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from celery import Celery
+from celery.signals import setup_logging
 
 from app.config import load_settings
+from app.logs import configure_logs
 from app.queue import QUEUES, broker_options
 
 settings = load_settings()
@@ -28,3 +32,9 @@ celery.conf.update(
         "sweep": {"task": "grail.sweep", "schedule": float(settings.sweep_seconds)},
     },
 )
+
+
+@setup_logging.connect  # type: ignore[untyped-decorator]  # celery is not annotated
+def _our_logs(**_: Any) -> None:
+    """JSON lines with ids and never content, instead of Celery's own tracebacks."""
+    configure_logs(settings.log_level)

@@ -53,7 +53,7 @@ def with_smaller_batches(config: UnlearnConfig, compute: Callable[[UnlearnConfig
                 raise
             if config.micro_batch == 1:
                 raise MemoryExhausted(
-                    "the job does not fit this device even with a micro-batch of 1: use a larger device or shorter items"
+                    "the job does not fit this device even one example at a time: use a larger device or shorter items"
                 ) from None
             config = replace(config, micro_batch=config.micro_batch // 2)
         free_device()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,8 +12,12 @@ from app.config import Settings
 from app.tables.adapter import AdapterState
 from app.texts import text_type
 
-BOUNDS = Settings.model_construct()  # type: ignore[call-arg]  # the defaults: what the OpenAPI document shows
-Reason = text_type(BOUNDS.max_note_chars)
+BOUNDS = Settings.model_construct()  # the defaults: what the OpenAPI document shows
+
+if TYPE_CHECKING:
+    Reason = str
+else:
+    Reason = text_type(BOUNDS.max_note_chars)
 
 
 class AdapterView(BaseModel):

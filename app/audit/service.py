@@ -1,4 +1,4 @@
-"""Append one canonical leaf per change, in the change's own transaction. Ids, states, digests and numbers; never text."""
+"""Append one canonical leaf per change, in the change's own transaction: ids, states, digests, numbers; never text."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def items_by_domain(session: Session, request_ids: Collection[uuid.UUID]) -> dic
             func.count().filter(Example.segment == Segment.FORGET),
             func.count().filter(Example.segment == Segment.RETAIN),
         )
-        .where(_own_items(request_ids))
+        .where(_used(request_ids), Example.role == Role.ITEM)
         .group_by(Example.domain)
     )
     return {row[0]: ItemCounts(row[1], row[2]) for row in session.execute(statement)}
@@ -190,7 +190,7 @@ def texts(
     session: Session, request_ids: Collection[uuid.UUID], drawn: Sequence[Select[uuid.UUID]]
 ) -> Iterator[Sequence[tuple[Role, str, str]]]:
     """(role, prompt, completion) of the requests' items and probes and of the `drawn` rows, `STREAM_ROWS` at a time."""
-    wanted: list[ColumnElement[bool]] = [Example.request_id.in_(request_ids) & Example.erased_by_request_id.is_(None)]
+    wanted: list[ColumnElement[bool]] = [_used(request_ids)]
     for rows in drawn:
         ids = rows.scalar_subquery()
         wanted += [Example.id.in_(ids), Example.parent_id.in_(ids)]
@@ -201,11 +201,10 @@ def texts(
             yield [(row[0], row[1], row[2]) for row in part]
 
 
-def _own_items(request_ids: Collection[uuid.UUID]) -> ColumnElement[bool]:
-    """Items of requests that a batch of them uses."""
+def _used(request_ids: Collection[uuid.UUID]) -> ColumnElement[bool]:
+    """Rows of requests that a batch of them uses."""
     return (
         Example.request_id.in_(request_ids)
-        & (Example.role == Role.ITEM)
         & Example.erased_by_request_id.is_(None)
         & (Example.outcome.is_(None) | (Example.outcome != "in_base"))
     )

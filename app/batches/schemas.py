@@ -50,7 +50,9 @@ class BatchPreview(BaseModel):
     forget_items: int = Field(ge=0)
     retain_items: int = Field(ge=0, description="the requests' own and those drawn from the standing retain set")
     tokens: int = Field(ge=0, description="tokens of all items and probes, prompts and end tokens included")
-    estimate: CostEstimate | None = Field(description="null when the base model's sizes can not be read")
+    estimate: CostEstimate | None = Field(
+        description="null when there is nothing to do or the base model's sizes can not be read"
+    )
     reason: BatchReason | None = Field(description="why the batch would close; null when there is nothing to batch")
     due_to_close: BatchReason | None = Field(description="why the policy would close it by itself now; null: not yet")
     obstacle: str | None = Field(description="what would make a real run fail, and how to mend it; null: nothing")

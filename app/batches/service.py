@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
@@ -21,7 +22,7 @@ from app.batches.cost import cost
 from app.batches.errors import JobAtWork, NoActiveAdapter, NoRetainData, NothingPending
 from app.batches.grouping import BatchPlan, PendingRequest, closing_reason, group, merge_settings
 from app.batches.repository import ItemCounts
-from app.batches.schemas import BatchPreview
+from app.batches.schemas import BatchPreview, CostEstimate
 from app.errors import ServiceError
 from app.ids import new_id
 from app.lifecycle import JobEvent, JobState, RequestEvent, RequestState, advance_job, advance_request
@@ -35,7 +36,7 @@ from grail.config import UnlearnConfig
 from grail.plan import Workload
 from grail.types import Role
 
-__all__ = ["BatchPlan", "PendingRequest", "group", "leave", "plan", "preview", "run_now"]
+__all__ = ["BatchPlan", "PendingRequest", "batch_again", "group", "leave", "plan", "preview", "run_now"]
 
 QUEUE_AT_ONCE = 500
 """Received requests of one model that one pass of the planner acknowledges."""
@@ -43,6 +44,15 @@ RUN_JOB = "grail.run_job"
 
 log = structlog.get_logger(__name__)
 CountsByDomain = Mapping[RequestDomain, ItemCounts]
+
+
+@dataclass(frozen=True, slots=True)
+class Remainder:
+    """What is left of a batch that a member has left."""
+
+    served_model_id: uuid.UUID
+    requests: Sequence[Request]
+    reason: BatchReason
 
 
 def plan(session: Session, now: datetime) -> list[uuid.UUID]:
@@ -81,30 +91,29 @@ def preview(
     counts = repository.items_by_domain(session, _ids(requests))
     obstacle = _obstacle(session, model, requests, counts)
     load = _workload(session, model, policy, requests, counts)
-    adapter = repository.adapter(session, model.active_adapter_id) if model.active_adapter_id else None
+    forget = sum(count.forget for count in counts.values())
     return BatchPreview(
         served_model=model.name,
         would_batch=_ids(requests),
-        forget_items=sum(count.forget for count in counts.values()),
-        retain_items=load.items - sum(count.forget for count in counts.values()),
+        forget_items=forget,
+        retain_items=load.items - forget,
         tokens=load.scored_tokens,
-        estimate=adapter
-        and cost(model.base_model_path, adapter.directory, load, _config(policy, requests), flop_per_second),
+        estimate=_estimate(session, model, load, _config(policy, requests), flop_per_second),
         reason=BatchReason.MANUAL if requests else None,
         due_to_close=closing_reason([_pending(request) for request in requests], policy, now),
         obstacle=None if obstacle is None else obstacle.detail,
     )
 
 
-def leave(session: Session, request_id: uuid.UUID, now: datetime) -> None:
-    """Let a batched request go whose job has not started: the job is cancelled, the other members get a batch of their
-    own at once (its data are drawn anew, for they were drawn for all). The caller holds the served model's row.
+def leave(session: Session, request_id: uuid.UUID, now: datetime) -> Remainder | None:
+    """Let a batched request go whose job has not started: the job is cancelled, the other members are queued again.
 
-    Leaves everything as it is when the job is at work: the request's own state then says so.
+    The caller holds the served model's row, and calls `batch_again` with what is returned once the request and its
+    retain items are gone. None, and nothing done, when the job is at work: the request's own state then says so.
     """
     job = repository.job_of_request(session, request_id)
     if job is None or job.state is not JobState.QUEUED:
-        return
+        return None
     batch = repository.batch(session, job.batch_id)
     members = repository.members(session, batch.id)
     job.state, job.finished_at = advance_job(job.state, JobEvent.CANCEL), now
@@ -113,17 +122,15 @@ def leave(session: Session, request_id: uuid.UUID, now: datetime) -> None:
     for member in others:
         _move(session, member, RequestEvent.RETRY)
     session.flush()
-    _batch_again(session, batch.served_model_id, others, batch.reason)
+    return Remainder(batch.served_model_id, others, batch.reason)
 
 
-def _batch_again(
-    session: Session, served_model_id: uuid.UUID, requests: Sequence[Request], reason: BatchReason
-) -> None:
-    """A new batch of what is left of one, unless nothing is left or nothing could be retained."""
-    model = lock_model(session, served_model_id)
-    counts = repository.items_by_domain(session, _ids(requests))
-    if model is not None and _obstacle(session, model, requests, counts) is None:
-        _make(session, model, Policy.model_validate(model.policy), requests, counts, reason)
+def batch_again(session: Session, left: Remainder) -> None:
+    """A batch of what is left of one, with retain data drawn anew, unless nothing is left or could be retained."""
+    model = lock_model(session, left.served_model_id)
+    counts = repository.items_by_domain(session, _ids(left.requests))
+    if model is not None and _obstacle(session, model, left.requests, counts) is None:
+        _make(session, model, Policy.model_validate(model.policy), left.requests, counts, left.reason)
 
 
 def _plan_model(session: Session, served_model_id: uuid.UUID, now: datetime) -> Job | None:
@@ -243,8 +250,12 @@ def _move(session: Session, request: Request, event: RequestEvent, *, batch_id: 
 
 
 def _wanted(policy: Policy, counts: CountsByDomain) -> dict[RequestDomain, int]:
-    """Standing retain rows to draw per domain: `retain_per_forget` for each forget item."""
-    return {domain: math.ceil(policy.retain_per_forget * count.forget) for domain, count in counts.items()}
+    """Standing retain rows to draw per domain: `retain_per_forget` for each forget item, and at least one for a domain
+    to which its requests bring none."""
+    return {
+        domain: max(math.ceil(policy.retain_per_forget * count.forget), 0 if count.retain else 1)
+        for domain, count in counts.items()
+    }
 
 
 def _config(policy: Policy, requests: Sequence[Request]) -> UnlearnConfig:
@@ -268,6 +279,16 @@ def _workload(
         scored, scored_tokens = scored + len(rows), scored_tokens + sum(lengths)
         longest = max(longest, *lengths)
     return Workload(items, item_tokens, scored, scored_tokens, longest)
+
+
+def _estimate(
+    session: Session, model: ServedModel, load: Workload, config: UnlearnConfig, flop_per_second: float | None
+) -> CostEstimate | None:
+    """What the work would cost on the active version."""
+    if model.active_adapter_id is None or not load.items:
+        return None
+    directory = repository.adapter(session, model.active_adapter_id).directory
+    return cost(model.base_model_path, directory, load, config, flop_per_second)
 
 
 def _pending(request: Request) -> PendingRequest:

@@ -1,1 +1,1 @@
-"""Postgres and Valkey as supervised children: for the demo, development and tests. Production brings its own by URL."""
+"""Postgres and Valkey as supervised children: the demo, development, tests. Production brings its own by URL."""

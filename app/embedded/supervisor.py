@@ -1,54 +1,57 @@
 """One server in the foreground as a child of this process: started, watched, started again when killed, stopped.
 
 A thread of its own forks the server and waits for it, since the kernel's parent-death signal fires when the forking
-*thread* ends. The child is in a session of its own, so that Ctrl-C in the terminal reaches only us and we stop it.
+*thread* ends: that thread ends only after the server. Were this process to die, even by kill -9, the server gets its
+death signal from the kernel. The child is in a session of its own, so that Ctrl-C in the terminal reaches only us, who
+stop it in order.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-import pwd
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from app.embedded.account import Account
+from app.embedded.errors import ServerFailed
+from app.embedded.locks import ServerLock
+
+LOG = logging.getLogger(__name__)
+LAUNCH = Path(__file__).resolve().with_name("launch.py")
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0
+SETTLED_SECONDS = 5.0
+"""A server that lived this long is started again without a growing pause."""
+PATIENCE_SECONDS = 10.0
+"""How long what is left of an earlier server may take to end by itself."""
 
 
-class ServerFailed(RuntimeError):
-    """A server did not come up; says where its log lies and how it ends."""
+def launcher(who: Account, death_signal: signal.Signals, command: Sequence[str]) -> list[str]:
+    """The command line that becomes `command` as `who`, bound to the life of this process' calling thread."""
+    numbers = (who.uid, who.gid, int(death_signal), os.getpid())
+    return [sys.executable, "-IS", str(LAUNCH), *(str(number) for number in numbers), *command]
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
-    """Whom a server runs as: -1 keeps the present user."""
-
-    uid: int
-    gid: int
-
-
-def account() -> Account:
-    """The present user, or for root `postgres`, else `nobody`: Postgres refuses to run as root."""
-    if os.geteuid() != 0:
-        return Account(-1, -1)
-    for name in ("postgres", "nobody"):
-        try:
-            found = pwd.getpwnam(name)
-        except KeyError:
-            continue
-        return Account(found.pw_uid, found.pw_gid)
-    raise ServerFailed(
-        "running as root, and there is no user postgres or nobody to run the server as: use another user"
-    )
+def _ended(process: subprocess.Popen[bytes], signal_number: signal.Signals, timeout_seconds: float) -> bool:
+    """Ask again each second: a Valkey that is still starting forgets the first SIGTERM."""
+    deadline = time.monotonic() + timeout_seconds
+    while process.poll() is None and time.monotonic() < deadline:
+        process.send_signal(signal_number)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(1.0)
+    return process.poll() is not None
 
 
 class Child:
-    """A supervised server process."""
+    """A supervised server process. `prepare` runs before each start, when nothing of an earlier server is left;
+    `death_signal` is what the kernel sends it once when this process dies. `environment` replaces ours, `keep_open`
+    are descriptors that it inherits, and with `restart=False` one that died stays dead."""
 
     def __init__(
         self,
@@ -57,32 +60,48 @@ class Child:
         log: Path,
         ready: Callable[[], bool],
         *,
+        place: Path,
         who: Account,
         stop_signal: signal.Signals,
+        death_signal: signal.Signals,
+        prepare: Callable[[], None] = lambda: None,
+        environment: Mapping[str, str] | None = None,
+        keep_open: Sequence[int] = (),
+        restart: bool = True,
+        longest_pause_seconds: float = LONGEST_PAUSE_SECONDS,
     ) -> None:
-        self.name, self.command, self.log, self.ready = name, list(command), log, ready
-        self.who, self.stop_signal = who, stop_signal
+        self.name, self.command, self.log, self.ready, self.prepare = name, list(command), log, ready, prepare
+        self.who, self.stop_signal, self.death_signal = who, stop_signal, death_signal
+        self.environment, self.keep_open = environment, tuple(keep_open)
+        self.restart, self.longest_pause_seconds = restart, longest_pause_seconds
         self.process: subprocess.Popen[bytes] | None = None
         self.restarts = 0
+        self.lock = ServerLock(place, Path(command[0]).resolve().name)
+        self._trouble = ""
         self._stopping = threading.Event()
+        self._guard = threading.Lock()  # no server starts once _stopping is set
         self._thread: threading.Thread | None = None
 
     def start(self, timeout_seconds: float = 30.0) -> None:
-        """Start and wait until ready; retried, since a killed Postgres' old backends hold shared memory for a moment.
-        Raises ServerFailed."""
-        self._stopping.clear()
-        self._thread = threading.Thread(target=self._watch, name=f"supervise-{self.name}", daemon=True)
-        self._thread.start()
-        self.wait_ready(timeout_seconds)
+        """Start and wait until ready; a start that fails is tried again. Raises ServerFailed."""
+        with self._guard:
+            self._stopping.clear()
+            self._thread = threading.Thread(target=self._watch, name=f"supervise-{self.name}", daemon=True)
+            self._thread.start()
+        try:
+            self.wait_ready(timeout_seconds)
+        except ServerFailed:
+            self.stop()
+            raise
 
-    def wait_ready(self, timeout_seconds: float) -> None:
-        """Wait until the server answers. Raises ServerFailed."""
+    def wait_ready(self, timeout_seconds: float = 30.0) -> None:
+        """Wait until the server answers, as after it was killed. Raises ServerFailed."""
         deadline = time.monotonic() + timeout_seconds
         while not self.ready():
             if time.monotonic() > deadline:
-                self.stop()
                 raise ServerFailed(
-                    f"{self.name} did not start within {timeout_seconds:g} s; its log {self.log} ends:\n{self.tail()}"
+                    f"{self.name} did not answer within {timeout_seconds:g} s; its log {self.log} ends:\n"
+                    f"{self.tail()}{self._trouble}"
                 )
             time.sleep(0.02)
 
@@ -94,35 +113,59 @@ class Child:
             return "(no log)"
 
     def _watch(self) -> None:
-        pause = 0.05
+        pause = FIRST_PAUSE_SECONDS
         while not self._stopping.is_set():
             began = time.monotonic()
-            with self.log.open("ab") as log:
-                self.process = subprocess.Popen(
-                    self._launcher(), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-                )
-            self.process.wait()
-            if self._stopping.is_set():
-                return
-            self.restarts += 1
-            pause = 0.05 if time.monotonic() - began > 5 else min(pause * 2, 2.0)
+            try:
+                process = self._launch()
+            except (OSError, subprocess.SubprocessError) as error:  # no memory, no disk: may pass, so try again
+                self._trouble = f"\n{self.name} could not be started: {error}"
+            else:
+                if process is None:
+                    return
+                self._note_end(process.wait())
+                if not self.restart:
+                    return
+            settled = time.monotonic() - began > SETTLED_SECONDS
+            pause = FIRST_PAUSE_SECONDS if settled else min(pause * 2, self.longest_pause_seconds)
             self._stopping.wait(pause)
 
-    def _launcher(self) -> list[str]:
-        head = [sys.executable, "-m", "app.embedded.launch"]
-        numbers = (self.who.uid, self.who.gid, int(self.stop_signal), os.getpid())
-        return [*head, *(str(number) for number in numbers), *self.command]
+    def _note_end(self, code: int) -> None:
+        if not self._stopping.is_set():
+            self.restarts += self.restart
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            LOG.warning("%s %s%s", self.name, how, ": it is started again" if self.restart else "")
+
+    def _launch(self) -> subprocess.Popen[bytes] | None:
+        """The started server, or None when it is no longer wanted. The lock's descriptor goes to the server."""
+        held = self.lock.take(self._stopping, PATIENCE_SECONDS)
+        if held is None:
+            return None
+        try:
+            self.prepare()
+            with self._guard, self.log.open("ab") as log:
+                if self._stopping.is_set():
+                    return None
+                self.process = subprocess.Popen(
+                    launcher(self.who, self.death_signal, self.command),
+                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                    pass_fds=(held, *self.keep_open), env=self.environment,
+                )  # fmt: skip
+                return self.process
+        finally:
+            os.close(held)
 
     def stop(self, timeout_seconds: float = 15.0) -> None:
-        """Stop gracefully, then by force. Idempotent; no process is left behind."""
-        self._stopping.set()
-        process = self.process
-        if process is not None and process.poll() is None:
-            process.send_signal(self.stop_signal)
-            try:
-                process.wait(timeout_seconds)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(timeout_seconds)
+        """Stop gracefully, then less so, then by force. Idempotent; no process is left behind."""
+        with self._guard:
+            self._stopping.set()
+            process, thread, self._thread = self.process, self._thread, None
+        for signal_number in (self.stop_signal, signal.SIGQUIT, signal.SIGKILL):
+            if process is None or _ended(process, signal_number, timeout_seconds):
+                break
+        if thread is not None:
+            thread.join(timeout_seconds)
+        deadline = time.monotonic() + timeout_seconds
+        while self.lock.holders() and time.monotonic() < deadline:  # a killed Postgres' backends
+            self.lock.kill_holders()
+            time.sleep(0.02)

@@ -3,44 +3,61 @@
 from __future__ import annotations
 
 import signal
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
 import redis
 
+from app.embedded.account import account
 from app.embedded.binaries import valkey_binary
-from app.embedded.places import DirectoryLock, socket_place
-from app.embedded.supervisor import Account, Child
+from app.embedded.locks import SupervisorLock
+from app.embedded.places import data_place, leave_socket_place, socket_place
+from app.embedded.supervisor import Child
 
 SOCKET = "valkey.sock"
 
 
 class EmbeddedValkey:
-    """A broker whose socket lies under `directory`. Runs as the present user: unlike Postgres it does not mind root."""
+    """A broker whose socket lies under `directory`."""
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
+        self.wanted = directory.absolute()
+        self.who = account()
         self.child: Child | None = None
-        self.socket = directory / SOCKET
-        self.log = directory.parent / "logs" / "valkey.log"
-        self._lock: DirectoryLock | None = None
+        self.notes: list[str] = []
+        self.socket = self.wanted / "socket" / SOCKET
+        self.log = self.wanted.parent / "logs" / "valkey.log"
+        self._undo = ExitStack()
 
     def start(self) -> None:
-        """Raises ServerFailed, AlreadyRunning, BinaryMissing."""
-        who = Account(-1, -1)
-        binary = valkey_binary()
+        """All or nothing. Raises ServerFailed, AlreadyRunning, BinaryMissing, PlaceRefused."""
+        binary = valkey_binary(self.who)
+        self.notes = []
+        place = data_place(self.wanted, self.who, self.notes)
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = DirectoryLock(self.directory.parent / f"{self.directory.name}.lock")
-        self._lock.acquire()
-        self.socket = (socket_place(self.directory, SOCKET, who) / SOCKET).absolute()
-        self.socket.unlink(missing_ok=True)
+        with ExitStack() as undo:
+            lock = SupervisorLock(place)
+            lock.acquire()
+            undo.callback(lock.release)
+            self.socket = socket_place(place / "socket", SOCKET, self.who, self.notes) / SOCKET
+            undo.callback(leave_socket_place, self.socket.parent, place / "socket")
+            self.child = self._child(binary, place)
+            undo.callback(self.child.stop)
+            self.child.start()
+            self._undo = undo.pop_all()
+
+    def _child(self, binary: Path, place: Path) -> Child:
         command = [
-            str(binary), "--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700", "--save", "",
-            "--appendonly", "no", "--maxmemory-policy", "noeviction", "--daemonize", "no", "--dir", str(self.socket.parent),
+            str(binary), "--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700",
+            "--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction", "--daemonize", "no",
+            "--dir", str(self.socket.parent),
         ]  # fmt: skip
-        self.child = Child("Valkey", command, self.log, self.answers, who=who, stop_signal=signal.SIGTERM)
-        self.child.start()
+        # It has nothing to save, and forgets a SIGTERM that comes while it starts: it would live on without us.
+        return Child(
+            "Valkey", command, self.log, self.answers,
+            place=place, who=self.who, stop_signal=signal.SIGTERM, death_signal=signal.SIGKILL,
+        )  # fmt: skip
 
     def url(self) -> str:
         """Celery's URL."""
@@ -61,11 +78,8 @@ class EmbeddedValkey:
             connection.close()
 
     def stop(self) -> None:
-        """Idempotent."""
-        if self.child is not None:
-            self.child.stop()
-        if self._lock is not None:
-            self._lock.release()
+        """Stop the server and release the directory. Idempotent."""
+        self._undo.close()
 
     def __enter__(self) -> EmbeddedValkey:
         self.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -34,6 +35,7 @@ class VersionFacts:
     name: str
     digest: str
     directory: str
+    manifest: dict[str, Any] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class JobInputs:
     """Everything that a job reads from the database."""
 
     job_id: uuid.UUID
+    served_model_id: uuid.UUID
     served_model: str
     base_model_path: str
     base_model_digest: str
@@ -62,8 +65,11 @@ def load(session: Session, job_id: uuid.UUID) -> JobInputs | None:
     if job is None:
         return None
     model, adapter = repository.served_model(session, job), repository.start_adapter(session, job)
+    requests = repository.requests(session, job)
+    members = {request.id for request in requests}
     return JobInputs(
         job_id=job.id,
+        served_model_id=model.id,
         served_model=model.name,
         base_model_path=model.base_model_path,
         base_model_digest=model.base_model_digest,
@@ -74,16 +80,19 @@ def load(session: Session, job_id: uuid.UUID) -> JobInputs | None:
         created_at=job.created_at,
         started_at=job.started_at,
         attempts=job.attempts,
-        start_adapter=VersionFacts(adapter.id, adapter.version, adapter.name, adapter.digest, adapter.directory),
+        start_adapter=VersionFacts(
+            adapter.id, adapter.version, adapter.name, adapter.digest, adapter.directory, adapter.manifest
+        ),
         requests=tuple(
             RequestFacts(r.id, str(r.domain), r.received_at, r.due_at, r.legal_basis)
-            for r in repository.requests(session, job)
+            for r in requests
         ),
-        examples=tuple(_example(row) for row in repository.examples(session, job)),
+        examples=tuple(_example(row, members) for row in repository.examples(session, job)),
     )
 
 
-def _example(row: ExampleRow) -> Example:
+def _example(row: ExampleRow, members: Collection[uuid.UUID]) -> Example:
+    """Rows that stand for requests outside of the batch are the standing set's."""
     return Example(
         id=str(row.id),
         domain=str(row.domain),
@@ -94,5 +103,5 @@ def _example(row: ExampleRow) -> Example:
         role=row.role,
         facts=tuple(row.facts),
         parent=str(row.parent_id) if row.parent_id else None,
-        request=str(row.request_id) if row.request_id else None,
+        request=str(row.request_id) if row.request_id in members else None,
     )

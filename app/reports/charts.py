@@ -112,11 +112,11 @@ def _bar(bar: Bar, left: float, y: float, scale: float, maximum: float) -> str:
 
 def _cell(x: float, y: float, size: float, value: float | None) -> str:
     share = 0.0 if value is None or not math.isfinite(value) else _clamp(value, 0.0, 1.0)
-    tone = "hot" if share > 0.5 else "cold"
+    tone = "hot" if share > 0.75 else "cold"
     text = "–" if value is None else f"{share:.2f}"
+    place = f'x="{_n(x)}" y="{_n(y)}" width="{_n(size)}" height="{_n(size)}"'
     return (
-        f'<rect class="cell-ground" x="{_n(x)}" y="{_n(y)}" width="{_n(size)}" height="{_n(size)}"/>'
-        f'<rect class="cell" fill-opacity="{share:.3f}" x="{_n(x)}" y="{_n(y)}" width="{_n(size)}" height="{_n(size)}"/>'
+        f'<rect class="cell-ground" {place}/><rect class="cell" fill-opacity="{share:.3f}" {place}/>'
         + _text(x + size / 2, y + size / 2 + 4, text, f"mid {tone}")
     )
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
+
+from app.reports.blocks import Tone
 
 Document = Mapping[str, Any]
 
 UNDEFINED = "n/a"
+KEPT_SIGNS = "\t\n\r\u200c\u200d"
+"""White space, and joiners that scripts need."""
 WHEN = ("before", "after", "reference")
 GROUPS = {
     "forget": "Requested facts",
@@ -28,13 +34,19 @@ MEASURES = {
     "rouge_l_free": "ROUGE-L, free answers, %",
     "fact_in_answer": "Free answers that hold the fact, %",
 }
-CHECKS = (
-    ("cus", "Forgetting: calibrated success"),
-    ("rs", "Retention: success on what stays"),
-    ("gap", "Over-forgetting: gap to a model that never knew"),
-    ("ppl", "Naturalness: perplexity against a model that never knew, ratio"),
-    ("perplexity", "Naturalness: perplexity against a model that never knew, ratio"),
-)
+CHECKS = {
+    "cus": "Forgetting: calibrated success (cUS), %",
+    "paraphrase_cus": "Forgetting, asked in other words: cUS, %",
+    "rs": "Retention: success on what stays (RS), %",
+    "forget_gap": "Over-forgetting: gap to a model that never knew, points",
+    "ppl_ratio": "Naturalness: perplexity against a model that never knew, ratio",
+    "forget_items": "Items that were to be forgotten",
+    "retain_items": "Items that were named as to stay",
+    "certified_forget_items": "Items certified as forgotten",
+}
+SMALL_SAMPLE = "small sample"
+NOT_CERTIFIED = "certified_forget_items"
+"""The gate's check that holds without certifying anything: the base model knows all that was to be forgotten."""
 
 
 def number(value: float | None, digits: int = 1) -> str:
@@ -46,18 +58,28 @@ def number(value: float | None, digits: int = 1) -> str:
     if abs(value) >= 100_000:
         mantissa, exponent = f"{value:.1e}".split("e")
         return f"{mantissa} × 10^{int(exponent)}"
-    return f"{value:,.{digits}f}".replace("-", "−")
+    shown = f"{value:,.{digits}f}"
+    return shown.removeprefix("-") if not float(shown.replace(",", "")) else shown.replace("-", "−")
 
 
-def measured(cell: Mapping[str, Any] | None) -> str:
-    """A measured value with its interval: `93.1 (88.2 to 96.8)`; `∞` where the figure overflows."""
-    if cell is None:
-        return UNDEFINED
-    if cell.get("value") is None:
-        return "∞" if cell.get("text") == "inf" else UNDEFINED
-    interval = cell.get("interval")
-    shown = number(cell["value"])
-    return shown if not interval else f"{shown} ({number(interval[0])} to {number(interval[1])})"
+def percent(value: float | None) -> str:
+    """A share as sentences have it: `93.1 %`, `100 %`; its sign never stands alone on a line."""
+    return number(value).removesuffix(".0") + "\u00a0%"
+
+
+def against(value: float | None, bound: float) -> tuple[str, str]:
+    """A value and its bound, with as many digits as tell them apart: 84.97 is not 85.0 beside a bound of 85."""
+    digits = next((d for d in range(1, 6) if value == bound or number(value, d) != number(bound, d)), 6)
+    return number(value, digits), number(bound, digits)
+
+
+def measured(cell: Mapping[str, Any] | None, digits: int = 1) -> tuple[str, str]:
+    """A figure, and beneath it its interval or why there is none: (`93.1`, `88.2 to 96.8`); `∞` where it overflows."""
+    if cell is None or (cell["value"] is None and not cell["text"]):
+        return UNDEFINED, ""
+    shown = "∞" if cell["text"] == "inf" else number(cell["value"], digits)
+    interval, note = cell["interval"], cell["note"]
+    return shown, f"{number(interval[0], digits)} to {number(interval[1], digits)}" if interval else note or ""
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:
@@ -78,10 +100,22 @@ def measure_name(measure: str, group: str) -> str:
 
 
 def check_name(name: str) -> str:
-    """A gate check in plain words, with its own name for those who set the bounds."""
-    words = name.lower().split("_")
-    plain = next((text for key, text in CHECKS if key in words), None)
-    return name if plain is None else plain
+    """A gate check in plain words; its own name when it is a new one."""
+    plain = name.lower().removeprefix("min_").removeprefix("max_").removeprefix("request_")
+    return CHECKS.get(plain, name)
+
+
+def visible(text: str) -> str:
+    """`text` with every character that shows nothing, or turns the line around, written as its code: [U+202E]."""
+    return "".join(_coded(sign) if _is_hidden(sign) else sign for sign in text)
+
+
+def _is_hidden(sign: str) -> bool:
+    return sign not in KEPT_SIGNS and unicodedata.category(sign) in {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}
+
+
+def _coded(sign: str) -> str:
+    return f"[U+{ord(sign):04X}]"
 
 
 def scope_name(scope: str) -> str:
@@ -97,164 +131,212 @@ def short_id(identifier: str | None) -> str:
 
 
 def moment(text: str | None) -> str:
-    """`2026-11-24T10:04:41Z` -> `2026-11-24 10:04 UTC`."""
+    """`2026-11-24T10:04:41Z` -> `2026-11-24 10:04 UTC`, whatever zone it was written in."""
     if not text:
         return UNDEFINED
-    day, _, rest = str(text).partition("T")
-    zone = " UTC" if rest.endswith(("Z", "+00:00")) else ""
-    return f"{day} {rest[:5]}{zone}".strip()
+    found = datetime.fromisoformat(text)
+    if found.tzinfo is None:
+        return found.strftime("%Y-%m-%d %H:%M")
+    return found.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def version_name(adapter: Mapping[str, Any] | None) -> str:
     """`version 42`, or that there is none."""
-    return "none" if not adapter else f"version {adapter.get('version', UNDEFINED)}"
+    return "no version" if adapter is None else f"version {adapter['version']}"
 
 
 def failed_checks(document: Document) -> list[Mapping[str, Any]]:
     """The gate checks that did not hold."""
-    return [check for check in document["gate"].get("checks", []) if not check.get("ok")]
+    return [check for check in document["gate"]["checks"] if not check["ok"]]
 
 
 def check_sentence(check: Mapping[str, Any]) -> str:
     """One failed check as a sentence."""
-    wanted = "at least" if check.get("comparison") == ">=" else "at most"
-    return (
-        f"{scope_name(str(check.get('scope', '')))}: {check_name(str(check.get('name', '')))} is "
-        f"{number(check.get('value'))}, where {wanted} {number(check.get('bound'))} was asked for."
+    value, bound = against(check["value"], check["bound"])
+    where, what = scope_name(check["scope"]), check_name(check["name"])
+    return f"{where}: {what} is {value}, where {wanted(check)} {bound} was asked for."
+
+
+def wanted(check: Mapping[str, Any]) -> str:
+    """Which side of its bound a check is to lie on."""
+    return "at least" if check["comparison"] == ">=" else "at most"
+
+
+def verdict(document: Document, state: str) -> tuple[Tone, str, str]:
+    """(tone, badge, sentence) for the head of the report. `state` is the job's state when the report is read."""
+    if not document["gate"]["ok"]:
+        return "bad", "Rejected", _rejection(document)
+    candidate = version_name(document["model"].get("candidate_adapter"))
+    checks = len(document["gate"]["checks"])
+    passed = f"Every check held ({checks} listed below)" if checks else "Every check held"
+    outcomes: dict[str, tuple[Tone, str, str]] = {
+        "published": ("good", "Published", f"{passed}; {candidate} of the adapter was published."),
+        "awaiting_approval": ("wait", "Awaiting approval", f"{passed}; an officer has to approve {candidate} first."),
+        "rejected": ("bad", "Refused", f"{passed}, but {candidate} was turned down: it was not published."),
+        "failed": ("bad", "Not published", f"{passed}, but publishing failed: the adapter served before stays."),
+    }
+    tone, badge, sentence = outcomes.get(state, ("wait", "Passed", f"{passed}; {candidate} is not yet published."))
+    if not certifies_nothing(document):
+        return tone, badge, sentence
+    return "wait" if tone == "good" else tone, f"{badge}, nothing certified", (
+        "The base model itself, without any adapter, knows everything that was to be forgotten: nothing could be "
+        f"forgotten and nothing is certified. {sentence}"
     )
 
 
-def verdict(document: Document, state: str) -> tuple[str, str, str]:
-    """(tone, badge, sentence) for the head of the report. `state` is the job's state when the report is read."""
-    checks = len(document["gate"].get("checks", []))
-    failed = len(failed_checks(document))
-    candidate = version_name(document["model"].get("candidate_adapter"))
-    if not document["gate"]["ok"]:
-        why = " ".join(check_sentence(check) for check in failed_checks(document)[:3])
-        rest = f" {failed - 3} more are listed below." if failed > 3 else ""
-        return "bad", "Rejected", (
-            f"{failed} of {checks} checks did not hold, so the candidate was not published and the adapter that "
-            f"was served before stays. {why}{rest}"
-        )
-    passed = f"All {checks} checks held" if checks else "The gate was passed"
-    return {
-        "published": ("good", "Published", f"{passed}; {candidate} of the adapter was published."),
-        "awaiting_approval": ("wait", "Awaiting approval", f"{passed}; an officer has to approve {candidate} first."),
-        "rejected": ("bad", "Refused", f"{passed}, but an officer refused {candidate}: it was not published."),
-        "failed": ("bad", "Not published", f"{passed}, but publishing failed: the adapter served before stays."),
-    }.get(state, ("wait", "Passed", f"{passed}; {candidate} is about to be published."))
+def _rejection(document: Document) -> str:
+    failed, checks = failed_checks(document), len(document["gate"]["checks"])
+    stays = "so the candidate was not published and the adapter that was served before stays."
+    if not failed:  # an excerpt: the reason is another person's business
+        return f"A check on other requests of the same job did not hold, {stays}"
+    why = " ".join(check_sentence(check) for check in failed[:3])
+    rest = f" {len(failed) - 3} more are listed below." if len(failed) > 3 else ""
+    return f"{len(failed)} of {counted(checks, 'check')} did not hold, {stays} {why}{rest}"
+
+
+def certifies_nothing(document: Document) -> bool:
+    """True when the base model knows by itself all that was to be forgotten."""
+    rows = document["data"].values()
+    asked_for = _total(rows, "forget_items")
+    return asked_for > 0 and asked_for == _total(rows, "forget_items_in_base")
 
 
 def asked(document: Document) -> list[str]:
     """What was asked."""
     requests = document["requests"]
-    kinds = [counted(sum(r["domain"] == d for r in requests), d, d) for d in document["metrics"]]
+    counts = {domain: sum(r["domain"] == domain for r in requests) for domain in document["data"]}
+    kinds = ", ".join(f"{count} {domain}" for domain, count in counts.items() if count)
     forget, retain = _total(requests, "forget_items"), _total(requests, "retain_items")
     sentences = [
-        f"{counted(len(requests), 'request')} ({', '.join(kinds)}) asked to forget {counted(forget, 'item')}; "
-        f"{counted(retain, 'item')} of the same requests were named as to stay.",
+        f"{counted(len(requests), 'request')} ({kinds or 'none'}): {counted(forget, 'item')} to be forgotten, "
+        f"{counted(retain, 'item')} named as to stay."
     ]
     probes = _total(requests, "probes")
     if probes:
-        sentences.append(f"{counted(probes, 'probe question')} were scored and never trained on.")
+        sentences.append(f"{counted(probes, 'probe question')} came with them: scored, never trained on.")
     return sentences
 
 
 def forgotten(document: Document) -> list[str]:
-    """What was forgotten, per domain, and what could not be."""
+    """What was forgotten, per domain."""
     sentences = []
     for domain in document["metrics"]:
         outcomes = _outcomes(document, domain, "forget")
         done, left = outcomes.count("forgotten"), outcomes.count("not_forgotten")
-        cell = _cell(document, domain, "forget", "calibrated_success", "after")
-        sentences.append(
-            f"{domain.capitalize()}: {done} of {counted(done + left, 'requested fact')} forgotten. Measured against a model "
-            f"that never knew them, forgetting reached {_figure(cell)}."
-        )
-        sentences += _free_answers(document, domain, "forget", "the requested fact")
-    known = sum(int(row.get("forget_items_in_base") or 0) for row in document["data"].values())
-    if known:
-        sentences.append(
-            f"{counted(known, 'item')} {'is' if known == 1 else 'are'} known to the base model itself, without the adapter: "
-            "no adapter can forget that. Such items are left out of the figures and are not certified."
-        )
-    return sentences
+        cell = cell_of(document, domain, "forget", "calibrated_success", "after")
+        if done + left:
+            reached = f" Forgetting reached {_figure(cell)} of what a model that never knew them shows." if cell else ""
+            free = _free_answers(document, domain, "forget", "the requested fact")
+            items = counted(done + left, "requested fact")
+            sentences.append(f"{_name(domain)}: {done} of {items} forgotten.{reached}{free}")
+    return sentences or ["Nothing was measured: see what the base model knows."]
+
+
+def known_before(document: Document) -> str:
+    """What no adapter can forget, said plainly; empty when there is nothing of the kind."""
+    rows = document["data"].values()
+    known, items = _total(rows, "forget_items_in_base"), _total(rows, "forget_items")
+    if not known:
+        return ""
+    is_one = known == 1
+    return (
+        f"{known} of {counted(items, 'item')} to be forgotten {'is' if is_one else 'are'} known to the base model "
+        f"itself, without any adapter. No change of the adapter can remove {'it' if is_one else 'them'}: "
+        f"{'it is' if is_one else 'they are'} left out of the figures and NOT certified as forgotten."
+    )
 
 
 def stayed(document: Document) -> list[str]:
     """What stayed, per domain."""
     sentences = []
     for domain in document["metrics"]:
-        after = _cell(document, domain, "retain", "success", "after")
-        before = _cell(document, domain, "retain", "success", "before")
+        after = cell_of(document, domain, "retain", "success", "after")
+        before = cell_of(document, domain, "retain", "success", "before")
+        if after is None or before is None:
+            continue
         lost = _outcomes(document, domain, "retain").count("lost")
         tail = f" {counted(lost, 'fact')} counted as lost." if lost else ""
+        free = _free_answers(document, domain, "retain", "the fact")
         sentences.append(
-            f"{domain.capitalize()}: {_figure(after)} of what was to stay is still answered correctly, "
-            f"after {number(before and before.get('value'))} % before.{tail}"
+            f"{_name(domain)}: what is to stay scores {_figure(after)}, before the run {percent(before['value'])}."
+            f"{tail}{free}"
         )
-        sentences += _free_answers(document, domain, "retain", "the fact that was to stay")
-    return sentences
+    return sentences or ["Nothing that is to stay was measured."]
 
 
 def certainty(document: Document) -> list[str]:
     """How sure the figures are."""
-    cells = [
-        cell
-        for groups in document["metrics"].values()
-        for measures in groups.values()
-        for cell in (measures.get("success") or {}).values()
-        if cell
-    ]
-    small = any(cell.get("note") for cell in cells)
     sentences = [
-        "Figures in brackets are 95 % intervals; they are found by drawing the subjects, not the questions, again and again."
+        "Figures in brackets are 95\u00a0% intervals, found by drawing subjects, not questions, again and again."
     ]
-    if small:
+    if any(cell.get("note") == SMALL_SAMPLE for cell in _success_cells(document)):
         sentences.append(
-            "Some groups have fewer than ten subjects (small sample): read their figures as an indication, not as a proof."
+            "Groups of fewer than ten subjects are marked as a small sample and have no interval: read their figures "
+            "as an indication, not as a proof."
         )
     return sentences
 
 
 def replicas(names: Sequence[str]) -> str:
-    """Which serving replicas have not said that they serve the new version."""
+    """Which serving replicas have not said that they serve the active version."""
     if not names:
-        return "Every serving replica that reports to the service has acknowledged the served version."
-    return f"Not yet acknowledged by {counted(len(names), 'serving replica')}: {', '.join(names)}."
+        return (
+            "No replica that reports to the service serves another version than the active one. Replicas that never "
+            "reported are not known here."
+        )
+    return (
+        f"{counted(len(names), 'serving replica')} {'has' if len(names) == 1 else 'have'} not acknowledged the active "
+        "version: what was erased may still be answered there."
+    )
+
+
+def cell_of(document: Document, domain: str, group: str, measure: str, when: str) -> Mapping[str, Any] | None:
+    """One measured figure; None where nothing was measured."""
+    found = document["metrics"].get(domain, {}).get(group, {}).get(measure) or {}
+    cell: Mapping[str, Any] | None = found.get(when)
+    return None if cell is None or not cell["n"] else cell
+
+
+def _success_cells(document: Document) -> list[Mapping[str, Any]]:
+    return [
+        cell
+        for groups in document["metrics"].values()
+        for measures in groups.values()
+        for cell in measures["success"].values()
+    ]
+
+
+def _name(domain: str) -> str:
+    return domain.capitalize()
 
 
 def _figure(cell: Mapping[str, Any] | None) -> str:
-    if not cell or cell.get("value") is None:
+    if cell is None or cell["value"] is None:
         return "a figure that is not defined here"
-    interval = cell.get("interval")
-    small = "; small sample" if cell.get("note") else ""
-    inside = f" ({number(interval[0])} to {number(interval[1])}{small})" if interval else ""
-    return f"{number(cell['value'])} %{inside}"
+    interval, note = cell["interval"], cell["note"]
+    if interval:
+        return f"{percent(cell['value'])} ({number(interval[0])} to {number(interval[1])})"
+    return percent(cell["value"]) + (f" ({note})" if note else "")
 
 
-def _free_answers(document: Document, domain: str, group: str, what: str) -> list[str]:
-    cells = [_cell(document, domain, group, "fact_in_answer", when) for when in WHEN]
-    before, after, reference = ((cell or {}).get("value") for cell in cells)
+def _free_answers(document: Document, domain: str, group: str, what: str) -> str:
+    cells = [cell_of(document, domain, group, "fact_in_answer", when) for when in WHEN]
+    before, after, reference = (None if cell is None else cell["value"] for cell in cells)
     if before is None or after is None:
-        return []
-    never = f" (a model that never knew: {number(reference)} %)" if reference is not None and group == "forget" else ""
-    return [f"In free answers {what} appeared in {number(before)} % of cases before and in {number(after)} % after{never}."]
-
-
-def _cell(document: Document, domain: str, group: str, measure: str, when: str) -> Mapping[str, Any] | None:
-    found = document["metrics"].get(domain, {}).get(group, {}).get(measure) or {}
-    cell: Mapping[str, Any] | None = found.get(when)
-    return cell
+        return ""
+    never = ""
+    if reference is not None and group == "forget":
+        never = f" (of a model that never knew: {percent(reference)})"
+    return f" Free answers held {what} in {percent(before)} of cases before, in {percent(after)} after{never}."
 
 
 def _outcomes(document: Document, domain: str, segment: str) -> list[str | None]:
     return [
-        e.get("outcome")
+        e["outcome"]
         for e in document["examples"]
         if e["domain"] == domain and e["segment"] == segment and e["role"] == "item"
     ]
 
 
-def _total(rows: Sequence[Mapping[str, Any]], key: str) -> int:
-    return sum(int(row.get(key) or 0) for row in rows)
+def _total(rows: Iterable[Mapping[str, Any]], key: str) -> int:
+    return sum(int(row[key]) for row in rows)

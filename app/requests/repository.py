@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any
 
 from sqlalchemy import ARRAY, String, any_, func, insert, literal, select, update
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session
 
 from app.lifecycle import RequestState
@@ -125,7 +126,7 @@ def last_jobs_of(session: Session, request_ids: Sequence[uuid.UUID]) -> dict[uui
         select(BatchMember.request_id, Job.id)
         .join(Job, Job.batch_id == BatchMember.batch_id)
         .where(BatchMember.request_id.in_(request_ids))
-        .distinct(BatchMember.request_id)
+        .ext(distinct_on(BatchMember.request_id))
         .order_by(BatchMember.request_id, BatchMember.batch_id.desc())
     )
     return {row[0]: row[1] for row in session.execute(statement)}
@@ -160,7 +161,7 @@ def forgotten_digests(session: Session, served_model_id: uuid.UUID, digests: Ite
             Example.role.in_((Role.ITEM, Role.PARAPHRASE)),
             Request.state.not_in(NOT_ACTIVE),
         )
-        .distinct(Example.content_digest)
+        .ext(distinct_on(Example.content_digest))
         .order_by(Example.content_digest, Example.request_id)
     )
     return {row[0]: row[1] for row in session.execute(statement) if row[1] is not None}

@@ -93,9 +93,9 @@ def withdraw(session: Session, request_id: uuid.UUID, who: Principal, now: datet
     if not _owns_or_judges(who, request):
         raise WithdrawalForbidden
     repository.lock_model(session, request.served_model_id)
-    # A job's row is only locked while it can but be queued: whoever publishes locks the job before the model.
-    if repository.state_now(session, request.id) is RequestState.BATCHED:
-        batches.leave(session, request.id, now)
+    # Only then can its job still be queued; a job at work is not held up.
+    batched = repository.state_now(session, request.id) is RequestState.BATCHED
+    left = batches.leave(session, request.id, now) if batched else None
     request = repository.locked(session, request_id)
     try:
         request.state = advance_request(request.state, RequestEvent.WITHDRAW)
@@ -111,6 +111,8 @@ def withdraw(session: Session, request_id: uuid.UUID, who: Principal, now: datet
         key_id=str(who.key_id),
     )
     conflicts.release(session, request, now)
+    if left is not None:
+        batches.batch_again(session, left)
     return views_of(session, [request], now)[0]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -12,14 +12,21 @@ from app.tables.request import RequestDomain
 from app.texts import text_type
 from grail.config import GateConfig, UnlearnConfig
 
-BOUNDS = Settings.model_construct()  # type: ignore[call-arg]  # the defaults: what the OpenAPI document shows
-Text = text_type(BOUNDS.max_text_chars)
-Reference = text_type(BOUNDS.max_reference_chars)
-PathText = text_type(1024)
+BOUNDS = Settings.model_construct()  # the defaults: what the OpenAPI document shows
+
+if TYPE_CHECKING:
+    Text = str
+    Reference = str
+    PathText = str
+    Template = str
+else:
+    Text = text_type(BOUNDS.max_text_chars)
+    Reference = text_type(BOUNDS.max_reference_chars)
+    PathText = text_type(1024)
+    Template = text_type(4000)
 
 CHATML = "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="Lower case, digits and hyphens.")]
-Template = text_type(4000)
 
 
 class Policy(BaseModel):

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+WEIGHTS = "adapter_model.safetensors"
 AdapterState = dict[str, torch.Tensor]
 """Adapter tensors by PEFT's own saved name (`base_model.model...lora_A.weight`), fp32, on the CPU."""
 
@@ -65,6 +66,11 @@ def with_adapter(model: Any, state: Mapping[str, torch.Tensor]) -> Iterator[None
         write_state(model, present)
 
 
+def read_saved(directory: Path) -> AdapterState:
+    """The tensors of a PEFT directory. Raises OSError when the file is missing, SafetensorError when it is damaged."""
+    return {name: tensor.float() for name, tensor in sorted(load_file(directory / WEIGHTS).items())}
+
+
 def state_digest(state: Mapping[str, torch.Tensor]) -> str:
     """SHA-256 over names, shapes and fp32 bytes: equal digests mean bit-equal adapters."""
     total = hashlib.sha256()
@@ -87,4 +93,4 @@ def save_adapter(model: Any, directory: Path, state: Mapping[str, torch.Tensor] 
     text = json.dumps(plain, indent=2, sort_keys=True, default=str)
     (directory / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
     packed = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in sorted(tensors.items())}
-    save_file(packed, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_file(packed, directory / WEIGHTS, metadata={"format": "pt"})

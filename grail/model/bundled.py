@@ -40,7 +40,7 @@ def cache_directory() -> Path:
 def bundled_model(cache: Path | None = None) -> Path:
     """The directory of the converted model; converts it on first use (about 20 s, 540 MB)."""
     source = gguf_file()
-    stamp = hashlib.sha256(f"{source.name}:{source.stat().st_size}:2".encode()).hexdigest()[:8]
+    stamp = hashlib.sha256(f"{source.name}:{source.stat().st_size}:3".encode()).hexdigest()[:8]
     target = (cache or cache_directory()) / f"{NAME}-{stamp}"
     if (target / "model.safetensors").is_file():
         return target
@@ -68,3 +68,4 @@ def _convert(source: Path, target: Path) -> None:
     plain.generation_config.max_length = None
     plain.save_pretrained(target)
     AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(target)
+    (target / "grail_note.txt").write_text(NOTE + "\n", encoding="utf-8")

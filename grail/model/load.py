@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from grail.data.tokenise import TokenisedExample, Tokenizer, tokenise
+from grail.model.adapter import AdapterState, adapter_off, read_saved, with_adapter
 from grail.types import Example
 
 DEFAULT_TEMPLATE = "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
@@ -18,7 +21,10 @@ DEFAULT_TEMPLATE = "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\
 
 @dataclass(slots=True)
 class LoadedModel:
-    """A PeftModel in eval mode with its tokenizer and how prompts are put to it."""
+    """A PeftModel in eval mode with its tokenizer and how prompts are put to it.
+
+    `reference` are the tensors of an adapter taught the retain data alone, where one is registered.
+    """
 
     model: Any
     tokenizer: Tokenizer
@@ -26,6 +32,7 @@ class LoadedModel:
     context_tokens: int
     device: torch.device
     precision: torch.dtype
+    reference: AdapterState | None = field(default=None, repr=False)
 
     @property
     def pad_id(self) -> int:
@@ -36,6 +43,13 @@ class LoadedModel:
     def tokenise(self, example: Example) -> TokenisedExample:
         """Token ids of an example as this model is asked it. Raises TooLong."""
         return tokenise(example, self.tokenizer, self.template, self.context_tokens)
+
+
+@contextmanager
+def as_reference(model: LoadedModel) -> Iterator[None]:
+    """The network that never knew: adapter off, or the registered reference adapter in the served one's place."""
+    with adapter_off(model.model) if model.reference is None else with_adapter(model.model, model.reference):
+        yield
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
@@ -58,6 +72,7 @@ def load_model(
     precision: str = "auto",
     device: str = "cpu",
     lora: LoraConfig | None = None,
+    reference: Path | None = None,
 ) -> LoadedModel:
     """Load `base` with the adapter directory on it, or with a fresh adapter of shape `lora`.
 
@@ -85,4 +100,6 @@ def load_model(
         if "lora_" in name:
             parameter.data = parameter.data.float()
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-    return LoadedModel(model, cast(Tokenizer, tokenizer), template, int(config.max_position_embeddings), where, dtype)
+    context = int(config.max_position_embeddings)
+    never = None if reference is None else read_saved(reference)
+    return LoadedModel(model, cast(Tokenizer, tokenizer), template, context, where, dtype, never)

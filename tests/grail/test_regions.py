@@ -60,7 +60,8 @@ def test_random_regions_keep_sizes_and_overlap_per_tensor(seed: int) -> None:
     for name in SHAPES:
         for one, other in ((located.op_ur, moved.op_ur), (located.op_rr, moved.op_rr)):
             assert int(one[name].sum()) == int(other[name].sum())
-        assert int((located.op_ur[name] & located.op_rr[name]).sum()) == int((moved.op_ur[name] & moved.op_rr[name]).sum())
+        overlap = (located.op_ur[name] & located.op_rr[name]).sum()
+        assert int(overlap) == int((moved.op_ur[name] & moved.op_rr[name]).sum())
 
 
 def test_no_regions_means_empty_masks() -> None:
@@ -98,4 +99,5 @@ def test_the_digest_names_the_bits() -> None:
 
 @given(values=st.lists(st.floats(-5, 5), min_size=1, max_size=40), q=st.floats(0, 1))
 def test_quantile_equals_numpy(values: list[float], q: float) -> None:
-    assert float(quantile(torch.tensor(values, dtype=torch.float64), q)) == pytest.approx(np.quantile(values, q), abs=1e-9)
+    found = quantile(torch.tensor(values, dtype=torch.float64), q)
+    assert float(found) == pytest.approx(np.quantile(values, q), abs=1e-9)

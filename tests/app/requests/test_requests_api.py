@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from fixtures.served import add_model, question
-from sqlalchemy import delete, select
+from sqlalchemy import select
 
 from app.db import Database, transaction
 from app.lifecycle import RequestState
 from app.requests import service
-from app.tables import Audit, Example, Key, Request
+from app.tables import Audit, Example, Request
 from grail.types import Role, Segment
+from tests.fixtures.served import add_model, question
 
 PATH = "/v1/requests"
 
@@ -371,14 +371,14 @@ def test_what_needs_attention_may_still_be_withdrawn(client, keys, post, db):
 def test_a_commit_that_fails_is_never_answered_202(client, keys, db, monkeypatch):
     submit = service.submit
 
-    def submit_then_lose_the_key(session, payload, who, now, **more):
-        view = submit(session, payload, who, now, **more)
-        # A constraint that is checked at the commit only: the request's owner vanishes in another way than by rows.
-        session.execute(delete(Key).where(Key.id == uuid.uuid4()))
-        monkeypatch.setattr(session, "commit", lambda: (_ for _ in ()).throw(RuntimeError("no commit")))
-        return view
+    def no_commit():
+        raise RuntimeError("the commit failed")
 
-    monkeypatch.setattr(service, "submit", submit_then_lose_the_key)
+    def submit_before_a_failing_commit(session, *rest, **more):
+        monkeypatch.setattr(session, "commit", no_commit)
+        return submit(session, *rest, **more)
+
+    monkeypatch.setattr(service, "submit", submit_before_a_failing_commit)
     body = {"served_model": "people", "domain": "privacy", "forget": [question(1)]}
     assert client.post(PATH, json=body, headers=keys.header("requester")).status_code == 500
     with db.session_factory() as session:

@@ -7,7 +7,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from fixtures.served import TEMPLATE, write_base
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -15,6 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from app.tokens import TokeniserMissing, count_tokens, load_tokeniser
 from grail.data.tokenise import tokenise
 from grail.types import Example, Segment
+from tests.fixtures.served import TEMPLATE, write_base
 
 
 def byte_tokenizer() -> Tokenizer:

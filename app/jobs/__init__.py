@@ -1,0 +1,1 @@
+"""Jobs: the computation of a batch, from the claim by a worker to the verdict's consequences."""

@@ -1,0 +1,234 @@
+"""What a report says, in its order: the verdict first, the evidence after it, the machinery in the annex. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from app.reports import diagrams, figures, words
+from app.reports.blocks import (
+    Block,
+    Cards,
+    Cell,
+    Chart,
+    Charts,
+    Column,
+    Notice,
+    Page,
+    Pairs,
+    Part,
+    Row,
+    Said,
+    Section,
+    Table,
+)
+from app.reports.schemas import Document, Issued
+
+MEANINGS = (
+    "US (unlearning success): 100 less the share of the requested words that the model still predicts. A model that "
+    "never knew does not reach 100: common words are predicted by everyone.",
+    "cUS (calibrated success): US as a share of what a model that never knew shows, at most 100. This is forgetting.",
+    "Forget gap: US less that of a model that never knew. Far above 0 the model was scarred: it is worse than one that "
+    "never knew, and anyone can see where.",
+    "RS (retention success): the share of the words of what is to stay that the model predicts. HS and cHS are the "
+    "harmonic means of US and RS, and of cUS and RS.",
+    "Perplexity: how surprised the model is by the true words; 1 is not at all. ROUGE-L: how much of the true words an "
+    "answer shares.",
+    "Before: the adapter that was served when the job began. After: the candidate. Never knew: the reference.",
+)
+DATA = (
+    ("forget_items", "to be forgotten"),
+    ("forget_items_in_base", "of these known to the base model"),
+    ("retain_items", "to stay"),
+    ("held_out", "of these kept out of training"),
+    ("paraphrases", "asked in other words"),
+    ("keep", "more about the same subjects that are to stay"),
+    ("measure", "more about the same subjects, merely measured"),
+)
+
+
+def page(issued: Issued) -> Page:
+    """The report as it stands now."""
+    document = issued.document
+    tone, badge, sentence = words.verdict(document, issued.state)
+    sections = (
+        Section("short", "In short", _short(document)),
+        Section("requests", "Requests", (figures.requests(document),)),
+        Section("checks", "Checks", (figures.checks(document),)),
+        Section("figures", "Figures", tuple(_figures(document))),
+        Section("limits", "What this report does not show", (Said(tuple(document["limits"]), is_list=True),)),
+        Section("replicas", "Serving replicas", tuple(_replicas(issued.replicas))),
+        Section("versions", "Versions and digests", (_digests(issued),), is_annex=True),
+        Section("training", "The unlearning run", tuple(_training(document)), is_annex=True),
+        Section("regions", "Where the knowledge lies", tuple(_regions(document)), is_annex=True),
+        Section("method", "Method settings", (_plain(document["method"]),), is_annex=True),
+        Section("environment", "Times and environment", tuple(_environment(document)), is_annex=True),
+        Section("examples", "Examples", tuple(_examples(document)), is_annex=True),
+    )
+    job = document["job"]
+    return Page(
+        title="Evaluation report",
+        subtitle=f"Removal of knowledge from the model {job['served_model']}",
+        tone=tone,
+        badge=badge,
+        verdict=sentence,
+        facts=_facts(issued),
+        sections=sections,
+        signed=f"Report {issued.digest} of the job {job['id']}, state when read: {_state(issued)}.",
+    )
+
+
+def _state(issued: Issued) -> str:
+    return issued.state.replace("_", " ")
+
+
+def _facts(issued: Issued) -> Pairs:
+    job, model = issued.document["job"], issued.document["model"]
+    start, candidate = (model[key] for key in ("start_adapter", "candidate_adapter"))
+    return Pairs(
+        (
+            ("Served model", Cell(job["served_model"])),
+            ("Adapter", Cell(f"{words.version_name(start)} → {words.version_name(candidate)}")),
+            ("Job", Cell(job["id"], is_code=True)),
+            ("State when read", Cell(_state(issued))),
+            ("Begun", Cell(words.moment(job["started_at"] or job["created_at"]))),
+            ("Finished", Cell(words.moment(job["finished_at"]))),
+        )
+    )
+
+
+def _short(document: Document) -> tuple[Block, ...]:
+    cards = Cards(
+        (
+            Said(tuple(words.asked(document)), "What was asked"),
+            Said(tuple(words.forgotten(document)), "What was forgotten"),
+            Said(tuple(words.stayed(document)), "What stayed"),
+            Said(tuple(words.certainty(document)), "How sure this is"),
+        )
+    )
+    known = words.known_before(document)
+    return (Notice("wait", known), cards) if known else (cards,)
+
+
+def _figures(document: Document) -> Iterable[Block]:
+    yield Said(MEANINGS, "How to read the figures", is_list=True)
+    if not document["metrics"]:
+        yield Said(("Nothing was measured.",))
+        return
+    yield Part("Shares in percent")
+    yield from _charts(*(diagrams.successes(document, domain) for domain in document["metrics"]))
+    yield Said(("Whiskers are 95\u00a0% intervals over subjects, where there are ten or more.",))
+    yield figures.summary(document)
+    for domain, groups in document["metrics"].items():
+        yield Part(f"All figures: {domain}")
+        yield Said((_data(document["data"][domain]),))
+        if groups:
+            yield figures.measures(document, domain)
+
+
+def _data(counts: Mapping[str, int]) -> str:
+    shown = [f"{counts[key]:,} {name}" for key, name in DATA if counts[key]]
+    return f"Items and questions: {'; '.join(shown) or 'none'}."
+
+
+def _replicas(replicas: Iterable[Mapping[str, Any]]) -> Iterable[Block]:
+    rows = tuple(_replica(replica) for replica in replicas)
+    sentence = words.replicas([row.cells[0].text for row in rows])
+    if not rows:
+        yield Said((sentence,))
+        return
+    yield Notice("wait", sentence)
+    columns = (Column("Replica", 2.0), Column("Last acknowledged"), Column("When"))
+    yield Table("Replicas that have not acknowledged the active version", columns, rows)
+
+
+def _replica(replica: Mapping[str, Any]) -> Row:
+    when = words.moment(replica["acknowledged_at"])
+    return Row((Cell(replica["replica_id"]), Cell(f"version {replica['version']}"), Cell(when)))
+
+
+def _digests(issued: Issued) -> Table:
+    model = issued.document["model"]
+    start, candidate = model["start_adapter"], model["candidate_adapter"]
+    rows = [
+        ("This report", "as issued, without what is added at reading", issued.digest),
+        ("Base model", model["base_path_name"], model["base_digest"]),
+        ("Adapter before", start and start["name"], start and start["digest"]),
+        ("Candidate", candidate and candidate["name"], candidate and candidate["digest"]),
+        ("Model that never knew", model["reference"], None),
+    ]
+    shown = tuple(
+        Row((Cell(what, name or "none"), Cell(digest or words.UNDEFINED, is_code=bool(digest))))
+        for what, name, digest in rows
+    )
+    return Table("What the figures belong to", (Column("What", 1.0), Column("SHA-256", 2.0)), shown)
+
+
+def _training(document: Document) -> Iterable[Block]:
+    training = document["training"]
+    if not training["steps"]:
+        yield Said(("No step was taken: there was nothing to train on.",))
+        return
+    sentences = [
+        f"{training['steps']:,} of at most {document['method']['steps']:,} steps were taken; the adapter after step "
+        f"{training['kept_step']:,} was kept."
+    ]
+    if training["stopped_early"]:
+        sentences.append(f"Stopped early: {training['stopped_early']}.")
+    yield Said(tuple(sentences))
+    yield from _charts(diagrams.losses(document), diagrams.checkpoints(document))
+
+
+def _regions(document: Document) -> Iterable[Block]:
+    regions = document["regions"]
+    if not regions["jaccard"]["labels"]:
+        yield Said(("No regions were located in this run.",))
+        return
+    yield Said(
+        (
+            f"Entries of the adapter that matter to what goes and to what stays (OP-UR): {_share(regions['op_ur'])}. "
+            "Forgetting left them as they were.",
+            f"Entries that matter to everything that stays (OP-RR): {_share(regions['op_rr'])}. Retaining left them as "
+            "they were.",
+            *([f"Regions in this run: {regions['regions']}."] if "regions" in regions else []),
+            "The same overlap layer by layer is in the JSON document.",
+        )
+    )
+    yield from _charts(diagrams.overlap(document))
+
+
+def _share(region: Mapping[str, Any]) -> str:
+    return f"{region['count']:,} ({words.number(100.0 * region['share'], 2)} % of all)"
+
+
+def _charts(*found: Chart | None) -> Iterable[Block]:
+    charts = tuple(chart for chart in found if chart is not None)
+    if charts:
+        yield Charts(charts)
+
+
+def _environment(document: Document) -> Iterable[Block]:
+    job = document["job"]
+    times = {f"{name.replace('_', ' ')}, seconds": seconds for name, seconds in job["timings_seconds"].items()}
+    moments = {name: words.moment(job[f"{name}_at"]) for name in ("created", "started", "finished")}
+    yield _plain({**moments, "attempts": job["attempts"], **times})
+    yield Part("Software and hardware kind")
+    yield _plain(document["environment"])
+
+
+def _examples(document: Document) -> Iterable[Block]:
+    if not document["examples"]:
+        yield Said(("No example was scored.",))
+        return
+    yield Said(("Ids only: no question, answer or name is part of a report. Subject ids are blinded.",))
+    yield figures.examples(document)
+
+
+def _plain(values: Mapping[str, Any]) -> Pairs:
+    return Pairs(tuple((name, Cell(_value(value))) for name, value in values.items()))
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return words.UNDEFINED
+    return f"{value:g}" if isinstance(value, float) else str(value)

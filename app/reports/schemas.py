@@ -1,0 +1,63 @@
+"""What the service knows of report documents. Their full JSON Schema is `schema_v1.json` beside this file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+SCHEMA = "grail.report/1"
+SCHEMA_FILE = Path(__file__).with_name("schema_v1.json")
+
+Document = Mapping[str, Any]
+
+
+class Format(StrEnum):
+    """How a report may be had."""
+
+    JSON = "json"
+    HTML = "html"
+    PDF = "pdf"
+
+    @property
+    def media_type(self) -> str:
+        """Its media type."""
+        return {"json": "application/json", "html": "text/html; charset=utf-8", "pdf": "application/pdf"}[self.value]
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A report as it stands when it is read: what was digested, and what may change after."""
+
+    document: Document
+    digest: str
+    state: str  # the job's state now
+    replicas: tuple[Mapping[str, Any], ...]  # those that have not acknowledged the active version
+
+
+@lru_cache(maxsize=1)
+def json_schema() -> dict[str, Any]:
+    """The published JSON Schema of `grail.report/1`."""
+    schema: dict[str, Any] = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
+    return schema
+
+
+def openapi_schema() -> dict[str, Any]:
+    """The same with every reference put in place: inside an OpenAPI document `#/$defs` would point elsewhere."""
+    whole = json_schema()
+    definitions = whole["$defs"]
+
+    def resolved(part: Any) -> Any:
+        if isinstance(part, list):
+            return [resolved(entry) for entry in part]
+        if not isinstance(part, dict):
+            return part
+        if "$ref" in part:
+            return resolved(definitions[part["$ref"].removeprefix("#/$defs/")])
+        return {key: resolved(value) for key, value in part.items()}
+
+    return {key: resolved(value) for key, value in whole.items() if not key.startswith("$")}

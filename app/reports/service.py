@@ -1,0 +1,143 @@
+"""Rules of reports: issued once per job as canonical bytes under their digest, checked whenever they are read.
+
+What can change after the issue (which replicas have not acknowledged) is added at reading, outside the digest.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Collection
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.adapters.service import unacknowledged_replicas
+from app.audit.service import record
+from app.auth import Principal, Role
+from app.errors import Conflict, NotFound
+from app.ids import new_id
+from app.lifecycle import JobState
+from app.reports import repository
+from app.reports.schemas import SCHEMA, Document, Issued
+from app.storage import BlobDamaged, BlobStore
+from app.tables import Job, Report
+from app.trust.canonical import canonical, digest
+
+LATE = "replicas_not_acknowledged"
+"""The one key that is filled in at reading."""
+SEES_ALL = (Role.OPERATOR, Role.OFFICER)
+EXCERPT = (
+    "This is an excerpt for one requester: other people's requests of the same job are left out; figures per domain "
+    "cover all of them."
+)
+
+
+class ReportMissing(NotFound):
+    """The job has not come that far."""
+
+    type = "no-report-yet"
+    title = "The job has no report"
+    mend = "Reports are issued once a job is evaluated: GET /v1/jobs/{id} shows how far it is."
+
+    def __init__(self, state: str = JobState.RUNNING, stage: str = "unlearn") -> None:
+        super().__init__(f"the job is {state}, at the stage {stage}", state=state, stage=stage)
+
+
+class ReportDamaged(BlobDamaged):
+    """The stored document is gone or is no longer what was issued."""
+
+    type = "report-damaged"
+    title = "The stored report was lost, changed or damaged"
+    mend = "Restore the artifacts directory from a backup; do not rely on what is there."
+
+
+def store(document: Document, blobs: BlobStore) -> str:
+    """Keep a document as canonical bytes; its digest. Raises ValueError for another schema, StorageFull."""
+    if document.get("schema") != SCHEMA:
+        raise ValueError(f"the document's schema must be {SCHEMA}")
+    return blobs.put(canonical({key: value for key, value in document.items() if key != LATE}))
+
+
+def register(session: Session, job_id: uuid.UUID, digest: str) -> Report:
+    """Note the report of a job that is at work. A job that was started again may issue anew until it is evaluated.
+
+    Raises Conflict when another report stands already.
+    """
+    report = repository.of_job(session, job_id)
+    if report is not None and report.digest == digest:
+        return report
+    if report is None:
+        report = Report(id=new_id(), job_id=job_id, digest=digest, schema_version=SCHEMA)
+        repository.add(session, report)
+    else:
+        job = repository.job(session, job_id)
+        if job is None or job.state is not JobState.RUNNING:
+            raise Conflict("the job's report is issued and can not be changed")
+        report.digest = digest
+    record(session, "report.issued", subject_id=str(report.id), job_id=str(job_id), digest=digest)
+    return report
+
+
+def issue(session: Session, job_id: uuid.UUID, document: Document, blobs: BlobStore) -> Report:
+    """Keep a document and note it as the job's report. Raises what `store` and `register` raise."""
+    return register(session, job_id, store(document, blobs))
+
+
+def read(session: Session, job_id: uuid.UUID, who: Principal, blobs: BlobStore) -> Issued:
+    """The report as it stands now. Raises NotFound (also for other people's jobs), ReportMissing, ReportDamaged."""
+    job = repository.job(session, job_id)
+    owner = None if who.is_any_of(*SEES_ALL) else who.key_id
+    own = repository.requests_of(session, job, owner) if job is not None else []
+    if job is None or (owner is not None and not own):
+        raise NotFound("there is no job with this id that this key may see", mend="GET /v1/jobs lists them.")
+    report = repository.of_job(session, job.id)
+    if report is None:
+        raise ReportMissing(str(job.state), job.stage)
+    document = _load(report.digest, blobs)
+    if owner is not None:
+        document = excerpt(document, {str(request_id) for request_id in own})
+    return Issued(document, report.digest, str(job.state), _replicas(session, job))
+
+
+def excerpt(document: Document, own: Collection[str]) -> dict[str, Any]:
+    """A report without other people's requests, checks and examples. Unchanged when there are none. Pure."""
+    requests = [request for request in document["requests"] if request["id"] in own]
+    if len(requests) == len(document["requests"]):
+        return dict(document)
+    checks = [check for check in document["gate"]["checks"] if is_shown(str(check["scope"]), own)]
+    examples = [e for e in document["examples"] if e.get("request") is None or e["request"] in own]
+    return {
+        **document,
+        "requests": requests,
+        "gate": {**document["gate"], "checks": checks},
+        "examples": examples,
+        "limits": [*document["limits"], EXCERPT],
+    }
+
+
+def is_shown(scope: str, own: Collection[str]) -> bool:
+    """Whether a check of this scope (`privacy`, `request <id>`) may be seen by the owner of `own` requests."""
+    return not scope.startswith("request ") or scope.removeprefix("request ") in own
+
+
+def entity_tag(issued: Issued, shown: str) -> str:
+    """The ETag of a representation: the digest alone for the JSON document as it was issued, else with a mark of what
+    differs from that."""
+    complete = digest(issued.document) == issued.digest
+    if shown == "json" and complete and not issued.replicas:
+        return f'"{issued.digest}"'
+    mark = digest([shown, issued.state, list(issued.replicas), digest(issued.document)])
+    return f'"{issued.digest}.{mark[:12]}"'
+
+
+def _load(report_digest: str, blobs: BlobStore) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = json.loads(blobs.get(report_digest))
+    except (BlobDamaged, NotFound):
+        raise ReportDamaged(digest=report_digest) from None
+    return document
+
+
+def _replicas(session: Session, job: Job) -> tuple[dict[str, Any], ...]:
+    return tuple(unacknowledged_replicas(session, job.served_model_id))

@@ -1,0 +1,103 @@
+"""`grail adapters`: list versions, download one with its digests checked, move the alias."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Annotated
+
+import httpx
+import typer
+
+from app.adapters.files import MANIFEST, VersionDamaged, verify_version
+from cli.failures import CommandFailed
+from cli.remote import Key, Url, at, connect
+from cli.show import AsJson, hint, show_fields, show_json, show_table, when
+
+adapters = typer.Typer(no_args_is_help=True, help="Adapter versions of a served model.")
+
+Model = Annotated[str, typer.Argument(help="The served model.")]
+Version = Annotated[int, typer.Argument(help="The version's number.", min=1)]
+
+
+@adapters.command("list")
+def list_(
+    model: Model,
+    limit: Annotated[int, typer.Option(min=1)] = 50,
+    url: Url = None,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Versions, newest first."""
+    items = connect(url, key).pages(at("models", model, "adapters"), limit)
+    if as_json:
+        show_json(items)
+        return
+    rows = [
+        [a["version"], a["name"], a["state"], a["active"], a["parent"], when(a["published_at"]), a["job_id"]]
+        for a in items
+    ]
+    show_table(("VERSION", "NAME", "STATE", "ACTIVE", "PARENT", "PUBLISHED", "JOB"), rows, empty="There is no version.")
+
+
+@adapters.command()
+def download(
+    model: Model,
+    version: Version,
+    out: Annotated[Path, typer.Option(help="Directory in which the version's own directory is made.")] = Path("."),
+    reason: Annotated[str | None, typer.Option(help="Needed for a superseded version (officer).")] = None,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Download a version as a PEFT directory and check every file against its manifest. Leaves a receipt."""
+    out.mkdir(parents=True, exist_ok=True)
+    with connect(url, key).stream(at("models", model, "adapters", version, "download"), reason=reason) as answer:
+        name = answer.headers["content-disposition"].partition('filename="')[2].removesuffix('.tar"')
+        if not name or Path(name).name != name:
+            raise CommandFailed("the answer names no file", "Check that --url names a GRAIL Server.")
+        if (out / name).exists():
+            raise CommandFailed(f"{out / name} is there already", "Versions never change: use it, or remove it first.")
+        partial = out / f".{name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            _unpack(answer, partial, name)
+            (partial / name).rename(out / name)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    hint(f"Every file has the digest that the manifest names. Load it with PeftModel.from_pretrained(base, {name!r}).")
+    typer.echo(str(out / name))
+
+
+def _unpack(answer: httpx.Response, partial: Path, name: str) -> None:
+    """Unpack the stream below `partial` and verify it. Raises CommandFailed."""
+    partial.mkdir()
+    archive = partial / "archive.tar"
+    with archive.open("wb") as file:
+        for chunk in answer.iter_bytes():
+            file.write(chunk)
+    again = "Download it again; if it stays, verify the version on the server."
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(partial, filter="data")
+        manifest = json.loads((partial / name / MANIFEST).read_text(encoding="utf-8"))
+        verify_version(partial / name, manifest)
+    except (tarfile.TarError, ValueError, KeyError, FileNotFoundError):
+        raise CommandFailed("what arrived is not a whole adapter version", again) from None
+    except VersionDamaged as error:
+        raise CommandFailed(error.detail, again) from None
+
+
+@adapters.command()
+def activate(
+    model: Model,
+    version: Version,
+    reason: Annotated[str, typer.Option(help="Why; for a superseded version at least 10 characters (officer).")],
+    expected_revision: Annotated[int | None, typer.Option(help="Only if the alias is still at this revision.")] = None,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Point the served model at a version: forward, or back unless that would undo an erasure."""
+    body = {"reason": reason, "expected_revision": expected_revision}
+    show_fields(connect(url, key).post(at("models", model, "adapters", version, "activate"), body))

@@ -1,0 +1,97 @@
+"""`grail requests`: ask to forget and to retain. Texts come from files: a shell's history is no place for them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.lifecycle import RequestState
+from cli.models import read_object
+from cli.remote import Key, Url, at, connect
+from cli.show import AsJson, hint, show_fields, show_json, show_table, when
+
+requests = typer.Typer(no_args_is_help=True, help="Deletion requests.")
+
+RequestId = Annotated[str, typer.Argument(help="The request's id.")]
+
+
+class Domain(StrEnum):
+    """The domains that the API takes."""
+
+    PRIVACY = "privacy"
+    COPYRIGHT = "copyright"
+
+
+@requests.command()
+def submit(
+    file: Annotated[Path, typer.Argument(help="JSON body as POST /v1/requests takes it; - for standard input.")],
+    model: Annotated[str | None, typer.Option(help="Served model, instead of the body's.")] = None,
+    domain: Annotated[Domain | None, typer.Option(help="Domain, instead of the body's.")] = None,
+    url: Url = None,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Submit a request. Answered once it is stored for good."""
+    body = read_object(file)
+    body |= {"served_model": model} if model else {}
+    body |= {"domain": str(domain)} if domain else {}
+    request = connect(url, key).post(at("requests"), body)
+    if as_json:
+        show_json(request)
+        return
+    hint(f"Stored as {request['state']}, due {when(request['due_at'])}.")
+    typer.echo(request["id"])
+
+
+@requests.command("list")
+def list_(
+    state: Annotated[RequestState | None, typer.Option()] = None,
+    domain: Annotated[Domain | None, typer.Option()] = None,
+    model: Annotated[str | None, typer.Option(help="Of this served model.")] = None,
+    reference: Annotated[str | None, typer.Option(help="With this client reference.")] = None,
+    limit: Annotated[int, typer.Option(min=1)] = 50,
+    url: Url = None,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Requests, newest first."""
+    items = connect(url, key).pages(
+        at("requests"), limit, state=state, domain=domain, served_model=model, client_reference=reference
+    )
+    if as_json:
+        show_json(items)
+        return
+    rows = [
+        [r["id"], r["served_model"], r["domain"], r["state"], r["forget_items"], r["retain_items"], r["days_left"],
+         when(r["received_at"])]
+        for r in items
+    ]  # fmt: skip
+    headings = ("ID", "MODEL", "DOMAIN", "STATE", "FORGET", "RETAIN", "DAYS LEFT", "RECEIVED")
+    show_table(headings, rows, empty="There is no such request.")
+
+
+@requests.command()
+def show(
+    request_id: RequestId,
+    items: Annotated[bool, typer.Option("--items", help="Its texts too (owner and officer).")] = False,
+    url: Url = None,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """One request: its state, its clock, and in numbers how it went."""
+    request = connect(url, key).get(at("requests", request_id), include="items" if items else None)
+    contents: dict[str, Any] | None = request.pop("contents")
+    if as_json or contents:
+        show_json({**request, "contents": contents})
+        return
+    show_fields(request)
+
+
+@requests.command()
+def withdraw(request_id: RequestId, url: Url = None, key: Key = None) -> None:
+    """Withdraw a request that no job works on yet."""
+    request = connect(url, key).delete(at("requests", request_id))
+    hint(f"The request is {request['state']}.")

@@ -1,0 +1,204 @@
+"""Teacher-forced and free answers of many examples, in batches of similar length and bounded memory.
+
+No result depends on which other examples share its batch (to float tolerance): padding is masked, a free answer is cut
+to its own example's length, and the model's own sampling habits (temperature, repetition penalty) are set aside.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812  torch's own customary name
+
+from grail.data.batches import PaddedBatch, by_length, pad
+from grail.data.tokenise import TokenisedExample
+from grail.model.forward import completion_logits, precision, row_mean
+from grail.model.load import LoadedModel
+from grail.types import Example
+
+LOGIT_BYTES = 256 * 2**20
+"""Logits and their log-softmax, fp32, in one forward pass."""
+
+TOKENS_AT_ONCE = 8_192
+"""Tokens (rows x width) in one forward pass or one generation: bounds activations and the key-value cache."""
+
+ANSWER_SLACK = 12
+"""Tokens that a free answer may be longer than the true one."""
+
+PASSAGE_GIVEN = 4
+"""A bare passage is given its first 1/4 and asked to go on; only the rest is compared."""
+
+Done = Callable[[int], None]
+
+
+class NonFiniteScore(FloatingPointError):
+    """A score is NaN or infinite: the adapter is broken, and no figure about it would mean anything."""
+
+    def __init__(self, example_id: str) -> None:
+        super().__init__(f"the score of example {example_id} is not finite: the adapter's weights are broken")
+
+
+@dataclass(frozen=True, slots=True)
+class Forced:
+    """`accuracy` 0..1 and mean `nll` in nats over label positions (final eos included); `best`: the argmax tokens."""
+
+    accuracy: float
+    nll: float
+    best: tuple[int, ...] = field(repr=False)
+
+
+def _nothing(_: int) -> None:
+    """The default listener: says nothing."""
+
+
+@torch.no_grad()
+def forced(
+    model: LoadedModel, examples: Sequence[TokenisedExample], micro_batch: int, done: Done = _nothing
+) -> dict[str, Forced]:
+    """Teacher-forced scores by example id. `done` is told how many more are scored. Raises NonFiniteScore."""
+    found: dict[str, Forced] = {}
+    labels = label_bound(model)
+    for chunk in bounded(by_length(examples, micro_batch), labels):
+        batch = pad(chunk, model.pad_id, model.device)
+        best, nll = _positions(model, batch, labels)
+        accuracies = row_mean((best == batch.labels).double(), batch).tolist()
+        means = row_mean(nll, batch).tolist()
+        split = torch.split(best, [example.completion_length for example in chunk])
+        for example, accuracy, mean, tokens in zip(chunk, accuracies, means, split, strict=True):
+            if not math.isfinite(mean):
+                raise NonFiniteScore(example.id)
+            found[example.id] = Forced(accuracy, mean, tuple(tokens.tolist()))
+        done(len(chunk))
+    return found
+
+
+def _positions(model: LoadedModel, batch: PaddedBatch, labels: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(argmax (M,), NLL (M,) fp64) at label positions, at most `labels` of them in one pass."""
+    best, nll = [], []
+    for start in range(0, len(batch.labels), labels):
+        part = slice(start, start + labels)
+        width = int(batch.positions[part].max()) + 1  # what stands after the last position can not matter to it
+        logits = completion_logits(
+            model,
+            PaddedBatch(
+                batch.input_ids[:, :width], batch.attention_mask[:, :width],
+                batch.labels[part], batch.rows[part], batch.positions[part],
+            ),
+        )  # fmt: skip
+        best.append(logits.argmax(dim=-1))
+        nll.append(F.cross_entropy(logits, batch.labels[part], reduction="none").double())
+    return torch.cat(best), torch.cat(nll)
+
+
+def label_bound(model: LoadedModel) -> int:
+    """Label positions whose logits (with their log-softmax) fit into LOGIT_BYTES."""
+    return max(1, LOGIT_BYTES // (2 * 4 * int(model.model.get_base_model().config.vocab_size)))
+
+
+def bounded(chunks: Iterator[list[TokenisedExample]], labels: int) -> Iterator[list[TokenisedExample]]:
+    """The same chunks, split where they hold too many label positions or tokens at once; never an empty one."""
+    for chunk in chunks:
+        longest = max(example.completion_length for example in chunk)
+        width = max(len(example.input_ids) for example in chunk)
+        size = max(1, min(labels // longest, TOKENS_AT_ONCE // width))
+        for start in range(0, len(chunk), size):
+            yield chunk[start : start + size]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What the model is `given`, what it should go on with (`wanted`, no eos), and how many tokens it `may` say."""
+
+    id: str
+    given: tuple[int, ...] = field(repr=False)
+    wanted: tuple[int, ...] = field(repr=False)
+    may: int
+
+
+def question(example: TokenisedExample, is_passage: bool, context_tokens: int, max_new_tokens: int) -> Question:
+    """The prompt and its completion; of a bare passage its first quarter and the rest, neither empty if it can be."""
+    cut = example.prompt_length
+    if is_passage:
+        words = example.completion_length - 1
+        cut += min(max(1, words // PASSAGE_GIVEN), words - 1)
+    given, wanted = example.input_ids[:cut], example.input_ids[cut:-1]
+    may = min(len(wanted) + ANSWER_SLACK, max_new_tokens, context_tokens - len(given))
+    return Question(example.id, given, wanted, may)
+
+
+@torch.no_grad()
+def free_answers(
+    model: LoadedModel,
+    examples: Sequence[Example],
+    tokenised: Sequence[TokenisedExample],
+    micro_batch: int,
+    max_new_tokens: int,
+    done: Done = _nothing,
+) -> dict[str, tuple[str, str]]:
+    """(greedy answer, text it should have been) of each example, by id: what a user sees."""
+    questions = [
+        question(tokens, not example.prompt, model.context_tokens, max_new_tokens)
+        for example, tokens in zip(examples, tokenised, strict=True)
+    ]
+    found: dict[str, tuple[str, str]] = {}
+    for chunk in together(questions, micro_batch, model.context_tokens):
+        for asked, answer in zip(chunk, greedy(model, chunk), strict=True):
+            said, true = (model.tokenizer.decode(ids, skip_special_tokens=True) for ids in (answer, asked.wanted))
+            found[asked.id] = (said.strip(), true.strip())
+        done(len(chunk))
+    return found
+
+
+def together(questions: Sequence[Question], size: int, context_tokens: int) -> Iterator[list[Question]]:
+    """Chunks of similar answer length whose padded width fits the model's context and TOKENS_AT_ONCE."""
+    chunk: list[Question] = []
+    for asked in sorted(questions, key=lambda q: (q.may, len(q.given), q.id)):
+        grown = [*chunk, asked]
+        width = max(len(q.given) for q in grown) + max(q.may for q in grown)
+        if chunk and (len(grown) > size or width > context_tokens or width * len(grown) > TOKENS_AT_ONCE):
+            yield chunk
+            grown = [asked]
+        chunk = grown
+    if chunk:
+        yield chunk
+
+
+def greedy(model: LoadedModel, chunk: Sequence[Question]) -> list[list[int]]:
+    """Greedy continuations up to the eos, each at most its own `may` tokens long. Prompts are padded on the left."""
+    from transformers import GenerationConfig
+
+    width = max(len(asked.given) for asked in chunk)
+    ids = torch.full((len(chunk), width), model.pad_id, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, asked in enumerate(chunk):
+        ids[row, width - len(asked.given) :] = torch.tensor(asked.given)
+        mask[row, width - len(asked.given) :] = 1
+    eos = model.tokenizer.eos_token_id
+    config = GenerationConfig(
+        max_new_tokens=max(asked.may for asked in chunk), do_sample=False, num_beams=1,
+        eos_token_id=eos, pad_token_id=model.pad_id, use_cache=True,
+    )  # fmt: skip
+    with precision(model), _plain_generation(model, config):
+        out = model.model.generate(
+            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
+        )
+    said: list[list[int]] = out[:, width:].tolist()
+    cut = [tokens[: asked.may] for tokens, asked in zip(said, chunk, strict=True)]
+    return [tokens[: tokens.index(eos)] if eos in tokens else tokens for tokens in cut]
+
+
+@contextmanager
+def _plain_generation(model: LoadedModel, config: Any) -> Iterator[None]:
+    """Nothing but `config` decides: transformers fills what it leaves open from the model's own generation settings,
+    and a repetition penalty there would make an answer look forgotten that is not."""
+    base = model.model.get_base_model()
+    own, base.generation_config = base.generation_config, config
+    try:
+        yield
+    finally:
+        base.generation_config = own

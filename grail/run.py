@@ -1,0 +1,109 @@
+"""Localise and unlearn as one composition, for whoever brings a loaded model and examples (service, bench, demo).
+
+Of the retain items a share is held out: never trained on, never localised with, and what checkpoints are chosen by.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import count
+
+import torch
+
+from grail.checkpoint import Resume
+from grail.config import UnlearnConfig
+from grail.data.tokenise import TokenisedExample
+from grail.evaluate import accuracies, score_checkpoint
+from grail.localise.gradients import gradient_scores
+from grail.localise.regions import MaskSet, locate
+from grail.model.adapter import AdapterState
+from grail.model.load import LoadedModel
+from grail.selection import CheckpointScore
+from grail.train import TrainLog
+from grail.train import unlearn as train
+from grail.types import Domain, Example, Report, Segment, ignore_progress
+
+Sets = dict[tuple[Domain, Segment], list[TokenisedExample]]
+
+
+def held_out(items: Sequence[Example], config: UnlearnConfig) -> frozenset[str]:
+    """Ids of the retain items that checkpoints are chosen by: `holdout_share` of each domain's, at least one, spread
+    over subjects (one of each subject before a second of any). A domain with a single retain item trains on it.
+
+    Taken from the standing set where it serves: what a request asks to protect is better trained on.
+    """
+    chosen: set[str] = set()
+    for domain in sorted({item.domain for item in items}):
+        retain = [item for item in items if item.domain == domain and item.segment is Segment.RETAIN]
+        standing = [item for item in retain if item.request is None]
+        if len(retain) > 1 and config.holdout_share > 0:
+            wanted = math.ceil(config.holdout_share * len(retain))
+            chosen.update(_spread(standing or retain, config.seed)[:wanted])
+    return frozenset(chosen)
+
+
+def _spread(items: Sequence[Example], seed: int) -> list[str]:
+    """Ids in a fixed pseudo-random order that takes every subject in turn."""
+    turns: dict[str, count[int]] = {}
+    ordered = sorted(items, key=lambda item: hashlib.sha256(f"{seed}:{item.id}".encode()).digest())
+    turn_of = {item.id: next(turns.setdefault(item.subject, count())) for item in ordered}
+    return [item.id for item in sorted(ordered, key=lambda item: turn_of[item.id])]
+
+
+def sets_of(model: LoadedModel, items: Sequence[Example], without: Collection[str] = ()) -> Sets:
+    """Tokenised items by domain and segment. Raises TooLong."""
+    sets: Sets = {}
+    for item in items:
+        if item.id not in without:
+            sets.setdefault((item.domain, item.segment), []).append(model.tokenise(item))
+    return sets
+
+
+def localise(
+    model: LoadedModel,
+    items: Sequence[Example],
+    config: UnlearnConfig,
+    report: Report = ignore_progress,
+    *,
+    without: Collection[str] = (),
+) -> MaskSet:
+    """The regions of the model's present adapter (algorithm sections 2 and 3). `items` are what is trained on.
+
+    Raises NoRetainData, FloatingPointError, TooLong.
+    """
+    generator = torch.Generator().manual_seed(config.seed)
+    stats = gradient_scores(model, sets_of(model, items, without), config, generator, report)
+    return locate(stats, config, generator)
+
+
+def unlearn(
+    model: LoadedModel,
+    items: Sequence[Example],
+    masks: MaskSet | None,
+    config: UnlearnConfig,
+    *,
+    reference_accuracy: Mapping[str, float],
+    without: Collection[str] = (),
+    report: Report = ignore_progress,
+    resume: Resume | None = None,
+) -> tuple[AdapterState, TrainLog]:
+    """Masked unlearning with checkpoint selection (algorithm section 4) from the model's present adapter.
+
+    `without` are held-out retain items: scored, not trained on. `reference_accuracy` 0..1 by id, of every item.
+    Raises NonFinite, AdapterDidNotMove, TooLong.
+    """
+    score = checkpoint_scorer(model, items, without, reference_accuracy)
+    return train(model, sets_of(model, items, without), masks, config, score=score, report=report, resume=resume)
+
+
+def checkpoint_scorer(
+    model: LoadedModel, items: Sequence[Example], without: Collection[str], reference_accuracy: Mapping[str, float]
+) -> Callable[[], CheckpointScore]:
+    """What a checkpoint is scored by: every forget item, and the held-out retain items (all of a domain's where it has
+    none held out)."""
+    guarded = {item.domain for item in items if item.id in without}
+    seen = [i for i in items if i.segment is Segment.FORGET or i.id in without or i.domain not in guarded]
+    tokenised = [model.tokenise(item) for item in seen]
+    return lambda: score_checkpoint(seen, accuracies(model, tokenised), reference_accuracy)

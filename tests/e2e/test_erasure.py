@@ -1,0 +1,102 @@
+"""From deletion requests over HTTP to a new adapter version: every process real, the model tiny."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from grail.evaluate import measure
+from grail.model.load import load_model
+from grail.types import Example, Segment
+from tests.e2e.service import Service
+from tests.fixtures.facts import END, FRUIT, PEOPLE, PLACE, TEMPLATE, WORKS, YEAR, body
+from tests.fixtures.tiny_model import without_peft_warning
+
+
+def answers(base: Path, adapter: Path) -> dict[str, str]:
+    """What the model says to every question, asked as anybody who loads the adapter with PEFT would."""
+    asked = {form.format(subject) for form in (PLACE, FRUIT) for subject in PEOPLE}
+    asked |= {form.format(subject) for form in (END, YEAR) for subject in WORKS}
+    with without_peft_warning():
+        model = load_model(base, adapter, template=TEMPLATE, precision="fp32")
+    rows = [Example(prompt, "any", Segment.RETAIN, "any", prompt, "x" * 12) for prompt in sorted(asked)]
+    return {prompt: score.answer or "" for prompt, score in measure(model, rows, generate=True).items()}
+
+
+def test_requests_become_a_published_version_that_forgot_and_retained(
+    service: Service, taught: Path, tmp_path: Path
+) -> None:
+    before = answers(taught / "base", taught / "adapter")
+    assert before[PLACE.format("Ada")] == PEOPLE["Ada"][0]
+
+    requests = [
+        service.call("requester", "POST", "/v1/requests", 202, json=body(domain, subject))
+        for domain, subject in (("privacy", "Ada"), ("copyright", "Dusk"))
+    ]
+    keep = body("privacy", "Bo")
+    kept = {**keep, "forget": [], "retain": keep["forget"] + keep["retain"], "client_reference": "keep-bo"}
+    standing = service.call("requester", "POST", "/v1/requests", 202, json=kept)
+    assert standing["state"] == "standing"
+
+    preview = service.call(
+        "operator", "POST", "/v1/jobs", json={"served_model": "tiny", "dry_run": True}
+    )
+    assert set(preview["would_batch"]) == {request["id"] for request in requests}
+    assert preview["obstacle"] is None
+
+    job = service.call("operator", "POST", "/v1/jobs", 202, json={"served_model": "tiny"})
+    ended = service.job_ended(job["id"])
+    assert ended["state"] == "published", [check for check in ended["verdict"]["checks"] if not check["ok"]]
+    assert ended["progress"] == 1.0
+    assert ended["candidate_adapter"]["version"] == 2
+    assert set(ended["timings_seconds"]) == {"original", "reference", "localise", "unlearn", "candidate"}
+
+    for request in requests:
+        found = service.call("requester", "GET", f"/v1/requests/{request['id']}")
+        assert found["state"] == "published"
+        assert found["outcome"]["result"] == "published"
+        assert found["outcome"]["outcome"] == "forgotten"
+        assert found["outcome"]["adapter_version"] == 2
+
+    model = service.call("requester", "GET", "/v1/models/tiny")
+    assert model["active_adapter"]["version"] == 2
+    versions = service.call("operator", "GET", "/v1/models/tiny/adapters")["items"]
+    assert [(v["version"], v["state"], v["active"]) for v in versions] == [
+        (2, "published", True),
+        (1, "superseded", False),
+    ]
+
+    archive = service.clients["operator"].get("/v1/models/tiny/adapters/2/download")
+    assert archive.status_code == 200
+    with tarfile.open(fileobj=io.BytesIO(archive.content)) as tar:
+        tar.extractall(tmp_path, filter="data")
+    after = answers(taught / "base", tmp_path / versions[0]["name"])
+    assert PEOPLE["Ada"][0] not in after[PLACE.format("Ada")]
+    assert WORKS["Dusk"][0] not in after[END.format("Dusk")]
+    assert after[FRUIT.format("Ada")] == PEOPLE["Ada"][1]
+    assert after[YEAR.format("Dusk")] == WORKS["Dusk"][1]
+    assert after[PLACE.format("Bo")] == PEOPLE["Bo"][0]
+
+
+def test_the_report_of_the_job_is_there_in_every_format(service: Service) -> None:
+    job = service.call("operator", "GET", "/v1/jobs")["items"][-1]
+    report = service.call("officer", "GET", job["report"])
+    assert report["schema"] == "grail.report/1"
+    assert report["gate"]["ok"] is True
+    assert set(report["metrics"]) == {"privacy", "copyright"}
+    assert PEOPLE["Ada"][0] not in str(report)
+    client = service.clients["officer"]
+    page = client.get(job["report"], params={"format": "html"})
+    assert page.status_code == 200 and page.text.startswith("<!doctype html>")
+    document = client.get(job["report"], params={"format": "pdf"})
+    assert document.status_code == 200 and document.content.startswith(b"%PDF-")
+
+
+@pytest.mark.parametrize("name", ["api", "gpu", "control", "beat", "postgres", "valkey"])
+def test_no_log_holds_what_was_asked_to_be_forgotten(service: Service, name: str) -> None:
+    text = (service.stack.logs / f"{name}.log").read_text(encoding="utf-8", errors="replace")
+    told = [secret for secret, _ in (PEOPLE["Ada"], WORKS["Dusk"]) if secret in text]
+    assert told == []

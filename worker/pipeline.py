@@ -1,0 +1,182 @@
+"""The stages of a job in as many lines: what was, what never knew, where it sits, unlearn, what became of it.
+
+A stage whose artefact exists under its digest is read instead of computed: a job that is started again goes on after
+the last stage, inside training at the last checkpoint. Scores are kept per text, so that the next job on the same
+adapter does not measure them again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from grail.checkpoint import Resume
+from grail.config import RunSpec, UnlearnConfig
+from grail.evaluate import EvalResult, compare, in_base, measure
+from grail.gate import Verdict, decide
+from grail.localise.regions import MaskSet
+from grail.metrics.base import ExampleScore
+from grail.model.adapter import AdapterState, read_state, write_state
+from grail.model.load import LoadedModel, as_reference
+from grail.report import environment
+from grail.run import held_out, localise, unlearn
+from grail.train import TrainLog
+from grail.types import Example, Report, Role, Segment
+from worker.artifacts import ArtefactStore, key_of
+from worker.device import with_smaller_batches
+
+log = structlog.get_logger(__name__)
+
+Finished = Callable[[str, str, float], None]
+"""Told (stage, digest of what it made, seconds); raising ends the run."""
+
+SHAPES_REGIONS = frozenset({"score", "regions", "k_ur", "k_rr", "draws", "seed"})
+"""Settings that change which entries the regions hold."""
+CHANGES_NOTHING = frozenset({"micro_batch"})
+"""Settings that change what fits the device, not what comes out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run came to. `state`, `log` and `regions` are None when nothing was left to unlearn."""
+
+    result: EvalResult
+    verdict: Verdict
+    environment: dict[str, Any]
+    timings: dict[str, float]
+    held_out: frozenset[str] = frozenset()
+    regions: dict[str, Any] | None = field(default=None, repr=False)
+    log: TrainLog | None = field(default=None, repr=False)
+    state: AdapterState | None = field(default=None, repr=False)
+
+
+@dataclass(slots=True)
+class Pipeline:
+    """One run of one loaded model. `run` raises whatever its stages raise; files of the served adapter are only
+    read."""
+
+    spec: RunSpec
+    model: LoadedModel
+    store: ArtefactStore
+    report: Report
+    finished: Finished
+    timings: dict[str, float] = field(default_factory=dict)
+
+    def run(self) -> Outcome:
+        """Compute the job, from the starting adapter to the verdict on the candidate."""
+        spec, start = self.spec, read_state(self.model.model)
+        original = self.scores("original", spec.adapter_digest)
+        with as_reference(self.model):
+            reference = self.scores("reference", spec.reference_digest)
+        known = in_base(spec.examples, reference, spec.gate)
+        items = [example for example in spec.examples if example.role is Role.ITEM and example.id not in known]
+        if not any(item.segment is Segment.FORGET for item in items):
+            return self.outcome(original, original, reference)
+        without = held_out(items, spec.unlearn)
+        masks, masks_key = self.localise(items, without)
+        state, log, key = self.unlearn(items, without, masks, masks_key, start, reference)
+        write_state(self.model.model, state)
+        with self.stage("candidate", key):
+            candidate = measure(self.model, spec.examples, generate=True, report=self.report, stage="candidate")
+        shutil.rmtree(self.store.directory(key), ignore_errors=True)
+        return self.outcome(
+            original, candidate, reference, held_out=without, regions=masks.summary, log=log, state=state
+        )
+
+    def outcome(
+        self,
+        original: Mapping[str, ExampleScore],
+        candidate: Mapping[str, ExampleScore],
+        reference: Mapping[str, ExampleScore],
+        **made: Any,
+    ) -> Outcome:
+        """The comparison and its verdict, with what was made."""
+        gate, without = self.spec.gate, made.get("held_out", frozenset())
+        result = compare(self.spec.examples, original, candidate, reference, gate, held_out=without)
+        return Outcome(result, decide(result, gate), environment(self.model), dict(self.timings), **made)
+
+    @contextmanager
+    def stage(self, name: str, key: str) -> Iterator[None]:
+        """Times a stage, and tells of its artefact once it has come to its end."""
+        start = time.monotonic()
+        yield
+        self.timings[name] = round(time.monotonic() - start, 3)
+        self.finished(name, key, self.timings[name])
+
+    @property
+    def network(self) -> list[Any]:
+        """What any score or gradient depends on, beside the adapter and the texts."""
+        return [self.spec.base_digest, self.spec.prompt_template, str(self.model.precision), self.model.device.type]
+
+    def scores(self, stage: str, adapter_digest: str) -> dict[str, ExampleScore]:
+        """Scores of every example under the network as it stands; those measured before are read."""
+        key = key_of("scores", 1, self.network, adapter_digest)
+        contents = {example.id: content_key(example) for example in self.spec.examples}
+        with self.stage(stage, key):
+            known = self.store.read_scores(key, set(contents.values()))
+            missing = [example for example in self.spec.examples if contents[example.id] not in known]
+            if missing:
+                fresh = measure(self.model, missing, generate=True, report=self.report, stage=stage)
+                found = {contents[example_id]: score for example_id, score in fresh.items()}
+                self.store.write_scores(key, found)
+                known |= found
+        return {example.id: known[contents[example.id]] for example in self.spec.examples}
+
+    def localise(self, items: Sequence[Example], without: frozenset[str]) -> tuple[MaskSet, str]:
+        """The regions, found or read."""
+        config = self.spec.unlearn
+        shaping = {name: value for name, value in config.as_dict().items() if name in SHAPES_REGIONS}
+        data = [[item.id, content_key(item), item.domain, item.segment, item.id in without] for item in items]
+        key = key_of("masks", 1, self.network, self.spec.adapter_digest, shaping, data)
+        with self.stage("localise", key):
+            masks = self.store.read_masks(key)
+            if masks is None:
+                masks = with_smaller_batches(
+                    config, lambda fits: localise(self.model, items, fits, self.report, without=without)
+                )
+                self.store.write_masks(key, masks)
+        return masks, key
+
+    def unlearn(
+        self,
+        items: Sequence[Example],
+        without: frozenset[str],
+        masks: MaskSet,
+        masks_key: str,
+        start: AdapterState,
+        reference: Mapping[str, ExampleScore],
+    ) -> tuple[AdapterState, TrainLog, str]:
+        """The candidate's tensors, trained or read."""
+        shaping = {name: value for name, value in self.spec.unlearn.as_dict().items() if name not in CHANGES_NOTHING}
+        key = key_of("adapter", 1, masks_key, masks.digest, self.spec.reference_digest, shaping)
+        accuracy = {item.id: reference[item.id].accuracy for item in items}
+
+        def compute(fits: UnlearnConfig) -> tuple[AdapterState, TrainLog]:
+            write_state(self.model.model, start)
+            resume = Resume(self.store.directory(key))
+            return unlearn(
+                self.model, items, masks, fits, without=without, reference_accuracy=accuracy, report=self.report,
+                resume=resume,
+            )  # fmt: skip
+
+        with self.stage("unlearn", key):
+            found = self.store.read_adapter(key)
+            if found is None:
+                if self.store.directory(key).is_dir():
+                    log.info("training_resumed", artefact=key)
+                found = with_smaller_batches(self.spec.unlearn, compute)
+                self.store.write_adapter(key, *found)
+        return *found, key
+
+
+def content_key(example: Example) -> str:
+    """SHA-256 over all of an example that its score depends on."""
+    parts = [example.prompt, example.completion, *example.facts]
+    return hashlib.sha256("".join(f"{len(part)}:{part}" for part in parts).encode()).hexdigest()

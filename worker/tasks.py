@@ -1,0 +1,41 @@
+"""The four tasks. A message is a doorbell that carries an id at most; the rows say what is to be done."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+
+from app.batches import service as batches
+from app.db import transaction
+from app.jobs import service as jobs
+from worker.celery import celery
+from worker.task import ServiceTask
+
+
+@celery.task(name="grail.plan_batches", base=ServiceTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated
+def plan_batches(self: ServiceTask) -> None:
+    """Make the batches that are due."""
+    with transaction(self.db) as session:
+        batches.plan(session, datetime.now(UTC))
+
+
+@celery.task(name="grail.run_job", base=ServiceTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated
+def run_job(self: ServiceTask, job_id: str) -> None:
+    """Take the job up and compute it to its verdict; nothing if somebody else has it or it is done."""
+    from worker.job import work  # the learning stack is imported by the workers that compute, and by no other
+
+    work(self.db, self.settings, uuid.UUID(job_id))
+
+
+@celery.task(name="grail.publish_job", base=ServiceTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated
+def publish_job(self: ServiceTask, job_id: str) -> None:
+    """Draw the consequence of a job's verdict."""
+    with transaction(self.db) as session:
+        jobs.conclude(session, uuid.UUID(job_id), datetime.now(UTC))
+
+
+@celery.task(name="grail.sweep", base=ServiceTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated
+def sweep(self: ServiceTask) -> None:
+    """Ring again for what waits: messages may be lost, workers may die."""
+    with transaction(self.db) as session:
+        jobs.sweep(session, datetime.now(UTC))
