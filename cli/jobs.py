@@ -105,8 +105,7 @@ def report(
     """Fetch a job's evaluation report."""
     if out is None and form is not Format.JSON:
         out = Path(f"report-{job_id}.{form}")
-    query = {"format": str(form)} if form is not Format.JSON else {}
-    answer = connect(url, key).send("GET", at("jobs", job_id, "report"), params=query)
+    answer = connect(url, key).send("GET", at("jobs", job_id, "report"), params={"format": str(form)})
     if out is None:
         show_json(answer.json())
         return

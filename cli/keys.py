@@ -65,8 +65,8 @@ def create(
     role: Annotated[KeyRole, typer.Option(help="What its holder may do.")] = KeyRole.REQUESTER,
 ) -> None:
     """Make a key. It is printed once and kept nowhere."""
-    if not 1 <= len(name.strip()) <= 200:
-        raise typer.BadParameter("must have 1 to 200 characters", param_hint="NAME")
+    if not 1 <= len(name.strip()) <= 100:
+        raise typer.BadParameter("must have 1 to 100 characters", param_hint="NAME")
     with _session() as session:
         _, plaintext = service.create_key(session, name.strip(), role)
     hint(f"A key with the role {role}. It is shown this once: keep it, for example with `export GRAIL_KEY=...`.")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 import sys
 import traceback
@@ -14,6 +12,7 @@ from pydantic import ValidationError
 from app.embedded.errors import EmbeddedError
 from app.errors import ServiceError
 from cli.adapters import adapters
+from cli.demo import demo
 from cli.doctor import doctor, model_path
 from cli.failures import CommandFailed
 from cli.jobs import jobs
@@ -32,8 +31,7 @@ app = typer.Typer(
 )
 RUN, USE = "Run the service", "Use a running service"
 
-if importlib.util.find_spec("cli.demo") is not None:
-    app.command(rich_help_panel=RUN)(importlib.import_module("cli.demo").demo)
+app.command(rich_help_panel=RUN)(demo)
 app.command(rich_help_panel=RUN)(serve)
 app.command("api", rich_help_panel=RUN)(run_api)
 app.command("worker", rich_help_panel=RUN)(run_worker)

@@ -50,16 +50,18 @@ class Remote:
 
     def __init__(self, url: str, key: str) -> None:
         try:
-            loopback = httpx.URL(url).host in LOOPBACK
-        except httpx.InvalidURL as error:
-            raise CommandFailed(f"{url} is not an address ({error})", "Give one like http://127.0.0.1:8000.") from None
+            parsed = httpx.URL(url)
+        except httpx.InvalidURL:
+            parsed = httpx.URL("")
+        if parsed.scheme not in {"http", "https"} or not parsed.host:
+            raise CommandFailed(f"{url} is no address of an API", f"Give one like {DEFAULT_URL}.")
         self.url = url
         self.client = httpx.Client(
             base_url=url,
             headers={"Authorization": f"Bearer {key}"},
             timeout=httpx.Timeout(60.0, connect=5.0),
             limits=httpx.Limits(max_keepalive_connections=0),  # nothing stays open between calls
-            trust_env=not loopback,  # a proxy does not know this machine's loopback
+            trust_env=parsed.host not in LOOPBACK,  # a proxy does not know this machine's loopback
         )
 
     def get(self, path: str, **query: Any) -> Any:

@@ -6,6 +6,7 @@ Each class is frozen, names its units, and refuses what makes no sense with a me
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ REGIONS = ("localised", "random", "none")
 MASK_RULES = ("conditioned",)
 OBJECTIVES = ("calibrated", "ascent")
 PRECISIONS = ("auto", "bf16", "fp32")
+
+LEAST_STEPS = 30
+"""Steps that even a single forget item gets: the optimiser needs some tens of updates to move an adapter at all."""
+MOST_STEPS = 100_000
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -33,8 +38,9 @@ def _within(name: str, value: float, low: float, high: float) -> None:
 class UnlearnConfig:
     """How an adapter is changed (algorithm sections 2-4).
 
-    `learning_rate`, `steps` and `examples_per_step` are tuned for a 135M model with a rank-16 adapter; larger models
-    want a smaller rate. `steps` 0 means: as many as `passes` passes over the forget items need.
+    `learning_rate`, `passes` and `examples_per_step` are tuned for a 135M model with a rank-16 adapter (what on which
+    data: `bench/demo_quality.py`); larger models want a smaller rate. `steps` 0 means: as many as `passes` passes over
+    the forget items need (see `planned_steps`), so that the defaults serve one item as they serve five hundred.
     `forget_weight` and `retain_weight` are positive; the objective owns its sign.
     """
 
@@ -47,7 +53,8 @@ class UnlearnConfig:
     k_rr: float = 0.20  # the same for OP-RR
     draws: int = 3  # corruptions per example in localisation
     learning_rate: float = 2e-3
-    steps: int = 160
+    passes: float = 10.0  # over the forget items of the domain that has most
+    steps: int = 0  # exactly so many; 0: what `passes` need
     examples_per_step: int = 16
     forget_weight: float = 1.0
     retain_weight: float = 1.0
@@ -71,7 +78,8 @@ class UnlearnConfig:
             ("k_rr", 0.0, 1.0),
             ("draws", 1, 64),
             ("learning_rate", 1e-9, 1.0),
-            ("steps", 1, 100_000),
+            ("passes", 1e-3, 1e4),
+            ("steps", 0, MOST_STEPS),
             ("examples_per_step", 2, 4096),
             ("forget_weight", 0.0, 1e3),
             ("retain_weight", 0.0, 1e3),
@@ -84,6 +92,19 @@ class UnlearnConfig:
             ("seed", 0, 2**31 - 1),
         ):
             _within(name, getattr(self, name), low, high)
+
+    def planned_steps(self, forget_items: Collection[int]) -> int:
+        """How many steps a run takes at most: `steps`, or where that is 0 what `passes` need, within LEAST_STEPS ..
+        MOST_STEPS. `forget_items` are counts, one a domain.
+
+        Half of a step's examples are forget items, shared evenly by the domains, so that the largest domain decides:
+        passes * largest * domains / (examples_per_step // 2).
+        """
+        if self.steps:
+            return self.steps
+        counts = [count for count in forget_items if count]
+        drawn = len(counts) * max(counts, default=0)
+        return min(max(math.ceil(self.passes * drawn / (self.examples_per_step // 2)), LEAST_STEPS), MOST_STEPS)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for digests, reports and rows."""

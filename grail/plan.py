@@ -70,13 +70,15 @@ class ModelShape:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What a batch brings: `items` are trained on, `scored` counts items and probes. Tokens include prompts and eos."""
+    """What a batch brings: `items` are trained on, `scored` counts items and probes. Tokens include prompts and eos.
+    `forget_items` are counts of those among `items`, one a domain: they decide how many steps a run takes."""
 
     items: int
     item_tokens: int
     scored: int
     scored_tokens: int
     longest_tokens: int
+    forget_items: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +100,12 @@ def estimate(
         training  t = 2 f + 2 A                     (the signal back through everything, gradients for A only)
     and a job
         localise  draws * item tokens * t
-        train     steps * examples a step * T * (t + f/2 under `calibrated`: the reference of the forget half)
+        train     steps * rows a step * T * t       (+ forget items * T * f once under `calibrated`: the reference)
         select    steps / score_every_steps * item tokens * f
         evaluate  3 * 2 * scored tokens * f         (teacher-forced, and a free answer of about the same length)
-    Raises ValueError when `flop_per_second` is not above 0.
+    Half of a step's rows are forget items, half retain items, no more of either than there are. Steps are those of
+    `UnlearnConfig.planned_steps`; a run that stops early takes fewer. Raises ValueError when `flop_per_second` is not
+    above 0.
     """
     if not flop_per_second > 0:
         raise ValueError(f"flop_per_second is {flop_per_second}: it must be above 0")
@@ -109,11 +113,14 @@ def estimate(
     mean_scored = load.scored_tokens / max(load.scored, 1)
     forward = 2 * (shape.multiplied + adapter_entries) + 4 * shape.layers * shape.hidden * mean_scored
     training = 2 * forward + 2 * adapter_entries
-    reference = forward / 2 if config.objective == "calibrated" else 0.0
+    forget, steps = sum(load.forget_items), config.planned_steps(load.forget_items)
+    half = config.examples_per_step // 2
+    rows = min(half, forget) + min(config.examples_per_step - half, load.items - forget)
+    reference = forget * mean_item * forward if config.objective == "calibrated" else 0.0
     flop = {
         "localise": config.draws * load.item_tokens * training if config.regions != "none" else 0.0,
-        "train": config.steps * config.examples_per_step * mean_item * (training + reference),
-        "select": math.ceil(config.steps / config.score_every_steps) * load.item_tokens * forward,
+        "train": steps * rows * mean_item * training + reference,
+        "select": math.ceil(steps / config.score_every_steps) * load.item_tokens * forward,
         "evaluate": EVALUATIONS * 2 * load.scored_tokens * forward,
     }
     stages = {name: amount / flop_per_second for name, amount in flop.items()}

@@ -204,9 +204,12 @@ def _regions(summary: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _training(log: TrainLog | None) -> dict[str, Any]:
     if log is None:
-        return {"steps": 0, "kept_step": 0, "stopped_early": None, "losses": [], "checkpoints": []}
+        return {
+            "steps": 0, "planned_steps": 0, "kept_step": 0, "stopped_early": None, "losses": [], "checkpoints": []
+        }  # fmt: skip
     return {
         "steps": log.steps,
+        "planned_steps": log.planned_steps,
         "kept_step": log.kept_step,
         "stopped_early": log.stopped_early,
         "losses": [dict(entry) for entry in log.losses],

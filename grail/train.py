@@ -7,7 +7,7 @@ not matter (to float tolerance). A non-finite loss or gradient ends the run; the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -38,13 +38,15 @@ class AdapterDidNotMove(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class TrainLog:
-    """What happened: `losses` per step (mean NLL in nats, per segment), `checkpoints` scored, which one was kept."""
+    """What happened: `steps` taken of `planned_steps`, `losses` per step (mean NLL in nats, per segment), `checkpoints`
+    scored, which one was kept."""
 
     steps: int
     kept_step: int
     stopped_early: str | None
     losses: list[dict[str, float]] = field(repr=False)
     checkpoints: list[dict[str, float]] = field(repr=False)
+    planned_steps: int
 
 
 @dataclass(slots=True)
@@ -60,10 +62,10 @@ class Side:
     per_step: int
 
     def draw(self) -> list[list[TokenisedExample]]:
-        """This step's examples, one list a domain, domains balanced."""
+        """This step's examples, one list a domain, domains balanced; no more of a domain than it has."""
         split = shares(self.per_step, len(self.pools))
         return [
-            [self.pools[domain][index] for index in self.cycles[domain].take(count)]
+            [self.pools[domain][index] for index in self.cycles[domain].take(min(count, len(self.pools[domain])))]
             for domain, count in zip(self.pools, split, strict=True)
             if count
         ]
@@ -98,19 +100,21 @@ def rate(step: int, steps: int, warmup_share: float) -> float:
 def contribution(
     model: LoadedModel, side: Side, groups: Sequence[Sequence[TokenisedExample]], micro_batch: int
 ) -> tuple[dict[str, torch.Tensor], float]:
-    """One side's masked gradient of weight x mean loss over its examples, and its mean NLL.
+    """One side's masked gradient of weight x the mean over domains of their examples' mean loss, and the mean NLL
+    weighted alike. `groups` holds one list a domain.
 
-    Each micro-batch holds one domain and one segment. Leaves `.grad` empty. Raises NonFinite.
+    A micro-batch holds one segment; domains may share one, since masks are per segment and the gradient of a sum does
+    not ask where its parts stood. Leaves `.grad` empty. Raises NonFinite.
     """
     parameters = adapter_parameters(model.model)
-    count = sum(len(group) for group in groups)
     nll = 0.0
-    for chunk in (chunk for group in groups for chunk in by_length(group, micro_batch)):
+    for chunk, weights in weighted_chunks(groups, micro_batch):
         rows = side.minimise(model, pad(chunk, model.pad_id, model.device))
         if not torch.isfinite(rows.loss).all():
             raise NonFinite(f"the {side.segment} loss is not finite: lower the learning rate or check the adapter")
-        (rows.loss.sum() * (side.weight / count)).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        nll += float(rows.nll.sum())
+        each = torch.tensor(weights, device=rows.loss.device)  # (B,)
+        (side.weight * (rows.loss * each).sum()).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        nll += float((rows.nll * each).sum())
     gradients = {}
     for name, parameter in parameters.items():
         gradient = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
@@ -118,7 +122,20 @@ def contribution(
             gradient if side.mask is None else gradient.masked_fill(side.mask[name].to(gradient.device), 0.0)
         )
         parameter.grad = None
-    return gradients, nll / count
+    return gradients, nll
+
+
+def weighted_chunks(
+    groups: Sequence[Sequence[TokenisedExample]], micro_batch: int
+) -> Iterator[tuple[list[TokenisedExample], list[float]]]:
+    """Micro-batches of similar length over all groups, each row with its weight; the weights of a group sum to
+    1 / groups."""
+    weights: dict[TokenisedExample, list[float]] = {}
+    for group in groups:
+        for example in group:
+            weights.setdefault(example, []).append(1.0 / (len(groups) * len(group)))
+    for chunk in by_length([example for group in groups for example in group], micro_batch):
+        yield chunk, [weights[example].pop() for example in chunk]
 
 
 def take_step(
@@ -152,25 +169,27 @@ def fit(
     report: Report = ignore_progress,
     resume: Resume | None = None,
 ) -> TrainLog:
-    """Run `config.steps` steps from the model's present adapter and leave the selected checkpoint in it.
+    """Run the steps that the first side's examples ask for (`config.planned_steps`) from the model's present adapter
+    and leave the selected checkpoint in it.
 
     With `resume`, goes on from its directory's checkpoint when there is one (bit for bit as if never interrupted) and
     writes one at each scoring. Raises NonFinite, AdapterDidNotMove.
     """
     parameters = adapter_parameters(model.model)
     start = read_state(model.model)
+    steps = config.planned_steps([len(pool) for pool in sides[0].pools.values()])
     optimiser = torch.optim.AdamW(parameters.values(), lr=config.learning_rate, weight_decay=0.0)
     selection = Selection(config.max_forget_gap)
     losses: list[dict[str, float]] = []
     done = load_resume(resume, parameters, optimiser, sides, selection, losses) if resume else 0
-    while done < config.steps and selection.stopped_early is None:
+    while done < steps and selection.stopped_early is None:
         for group in optimiser.param_groups:
-            group["lr"] = config.learning_rate * rate(done, config.steps, config.warmup_share)
+            group["lr"] = config.learning_rate * rate(done, steps, config.warmup_share)
         step_losses = take_step(model, sides, optimiser, config)
         done += 1
         losses.append({"step": done, **{name: round(value, 6) for name, value in step_losses.items()}})
-        report(Progress(stage, done / config.steps, done, config.steps, step_losses))
-        if done % config.score_every_steps == 0 or done == config.steps:
+        report(Progress(stage, done / steps, done, steps, step_losses))
+        if done % config.score_every_steps == 0 or done == steps:
             if score is not None:
                 selection.offer(done, score(), read_state(model.model))
             if resume:
@@ -180,7 +199,7 @@ def fit(
     final = read_state(model.model)
     if all(torch.equal(final[name], start[name]) for name in start) and not (resume and resume.found):
         raise AdapterDidNotMove("no adapter weight changed: the gradient never reached the adapter")
-    return TrainLog(done, selection.step or done, selection.stopped_early, losses, selection.history)
+    return TrainLog(done, selection.step or done, selection.stopped_early, losses, selection.history, steps)
 
 
 def unlearn(
@@ -198,10 +217,11 @@ def unlearn(
     Forget and retain are balanced 1:1 and domains evenly, by repeating the smaller set.
     """
     half = config.examples_per_step // 2
+    to_forget = [example for key in sorted(data) if key[1] is Segment.FORGET for example in data[key]]
     forget = make_side(
         Segment.FORGET,
         data,
-        objective(config.objective),
+        objective(config.objective, model, to_forget, config.micro_batch),
         config.forget_weight,
         masks.op_ur if masks else None,
         half,

@@ -12,6 +12,7 @@ import uuid
 from types import TracebackType
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.db import Database, transaction
 from app.errors import ServiceError
@@ -58,8 +59,8 @@ class Heartbeat:
             except leases.LeaseLost as error:
                 self.lost = error
                 return
-            except ServiceError as error:
-                log.warning("heartbeat_failed", job_id=str(self.job_id), error=error.type)
+            except (ServiceError, SQLAlchemyError) as error:  # whatever it is, the next beat may get through
+                log.warning("heartbeat_failed", job_id=str(self.job_id), kind=type(error).__name__)
                 if time.monotonic() - last > self.lease_seconds:
                     self.lost = leases.LeaseLost(self.job_id, self.token)
                     return

@@ -58,45 +58,55 @@ def work(db: Database, settings: Settings, job_id: uuid.UUID) -> None:
     taken = _take(db, settings, job_id)
     if taken is None:
         return
-    inputs, token = taken
-    log.info("job_claimed", job_id=str(job_id), token=token, attempts=inputs.attempts)
-    with _border(db, inputs, token):
+    token, asked = taken
+    with _border(db, job_id, token, asked):
         every, lease = settings.heartbeat_seconds, settings.lease_seconds
         with Heartbeat(db, job_id, token, every_seconds=every, lease_seconds=lease) as beat:
-            _compute(db, settings, inputs, token, beat)
+            _compute(db, settings, _inputs(db, job_id, token), token, beat)
     log.info("job_left", job_id=str(job_id), token=token)
 
 
-def _take(db: Database, settings: Settings, job_id: uuid.UUID) -> tuple[JobInputs, int] | None:
-    """The job's inputs and the fencing token, if it could be claimed."""
+def _take(db: Database, settings: Settings, job_id: uuid.UUID) -> tuple[int, dict[str, Any]] | None:
+    """The fencing token and the settings of the job, if it could be claimed."""
     owner = f"{platform.node()}:{os.getpid()}"
     with transaction(db) as session:
         job = jobs.claim(session, job_id, owner, datetime.now(UTC), settings.lease_seconds)
-        inputs = None if job is None else load(session, job_id)
-        return None if job is None or inputs is None else (inputs, job.fencing_token)
+        if job is None:
+            return None
+        log.info("job_claimed", job_id=str(job_id), token=job.fencing_token, attempts=job.attempts)
+        return job.fencing_token, dict(job.settings["unlearn"])
+
+
+def _inputs(db: Database, job_id: uuid.UUID, token: int) -> JobInputs:
+    """What the job reads. Raises LeaseLost when it is gone, ValueError for an example that is none."""
+    with transaction(db) as session:
+        inputs = load(session, job_id)
+    if inputs is None:
+        raise LeaseLost(job_id, token)
+    return inputs
 
 
 @contextmanager
-def _border(db: Database, inputs: JobInputs, token: int) -> Iterator[None]:
+def _border(db: Database, job_id: uuid.UUID, token: int, asked: dict[str, Any]) -> Iterator[None]:
     """Whatever goes wrong ends as a failed job with words for people, or, when the job is no longer ours or the
     database is away, as nothing: the lease runs out and the sweep rings again."""
     try:
         yield
     except LeaseLost:
-        log.warning("lease_lost", job_id=str(inputs.job_id), token=token)
+        log.warning("lease_lost", job_id=str(job_id), token=token)
     except Unavailable as error:
-        log.warning("job_put_off", job_id=str(inputs.job_id), kind=error.type)
+        log.warning("job_put_off", job_id=str(job_id), kind=error.type)
     except Exception as error:  # noqa: BLE001  the border of a job: see the module's docstring
-        failure = failure_of(error, inputs.settings["unlearn"])
-        log.error("job_failed", job_id=str(inputs.job_id), kind=failure.error["type"], detail=failure.error["detail"])
+        failure = failure_of(error, asked)
+        log.error("job_failed", job_id=str(job_id), kind=failure.error["type"], detail=failure.error["detail"])
         try:
             with transaction(db) as session:
                 jobs.fail(
-                    session, inputs.job_id, token, failure.error, failure.retryable, datetime.now(UTC),
+                    session, job_id, token, failure.error, failure.retryable, datetime.now(UTC),
                     changes=failure.changes,
                 )  # fmt: skip
         except LeaseLost:
-            log.warning("lease_lost", job_id=str(inputs.job_id), token=token)
+            log.warning("lease_lost", job_id=str(job_id), token=token)
 
 
 def _compute(db: Database, settings: Settings, inputs: JobInputs, token: int, beat: Heartbeat) -> None:

@@ -43,6 +43,11 @@ CHANGES_NOTHING = frozenset({"micro_batch"})
 """Settings that change what fits the device, not what comes out."""
 
 
+def everything(_: Example) -> bool:
+    """Every example."""
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a run came to. `state`, `log` and `regions` are None when nothing was left to unlearn."""
@@ -74,7 +79,7 @@ class Pipeline:
         spec, start = self.spec, read_state(self.model.model)
         original = self.scores("original", spec.adapter_digest)
         with as_reference(self.model):
-            reference = self.scores("reference", spec.reference_digest)
+            reference = self.scores("reference", spec.reference_digest, asked=is_forget)
         known = in_base(spec.examples, reference, spec.gate)
         items = [example for example in spec.examples if example.role is Role.ITEM and example.id not in known]
         if not any(item.segment is Segment.FORGET for item in items):
@@ -115,15 +120,19 @@ class Pipeline:
         """What any score or gradient depends on, beside the adapter and the texts."""
         return [self.spec.base_digest, self.spec.prompt_template, str(self.model.precision), self.model.device.type]
 
-    def scores(self, stage: str, adapter_digest: str) -> dict[str, ExampleScore]:
-        """Scores of every example under the network as it stands; those measured before are read."""
+    def scores(
+        self, stage: str, adapter_digest: str, asked: Callable[[Example], bool] = everything
+    ) -> dict[str, ExampleScore]:
+        """Scores of every example under the network as it stands, with free answers of those that are `asked` (the
+        slow part); scores measured before are read."""
         key = key_of("scores", 1, self.network, adapter_digest)
-        contents = {example.id: content_key(example) for example in self.spec.examples}
+        contents = {example.id: content_key(example, asked(example)) for example in self.spec.examples}
         with self.stage(stage, key):
             known = self.store.read_scores(key, set(contents.values()))
             missing = [example for example in self.spec.examples if contents[example.id] not in known]
-            if missing:
-                fresh = measure(self.model, missing, generate=True, report=self.report, stage=stage)
+            for generate in (False, True):
+                rows = [example for example in missing if asked(example) is generate]
+                fresh = measure(self.model, rows, generate=generate, report=self.report, stage=stage) if rows else {}
                 found = {contents[example_id]: score for example_id, score in fresh.items()}
                 self.store.write_scores(key, found)
                 known |= found
@@ -176,7 +185,12 @@ class Pipeline:
         return *found, key
 
 
-def content_key(example: Example) -> str:
-    """SHA-256 over all of an example that its score depends on."""
-    parts = [example.prompt, example.completion, *example.facts]
+def is_forget(example: Example) -> bool:
+    """What a model that never knew says matters for what is to be forgotten: is it `in_base`, how does it sound."""
+    return example.segment is Segment.FORGET
+
+
+def content_key(example: Example, asked: bool = False) -> str:
+    """SHA-256 over all of an example that its score depends on; `asked`: with a free answer."""
+    parts = ["asked" if asked else "", example.prompt, example.completion, *example.facts]
     return hashlib.sha256("".join(f"{len(part)}:{part}" for part in parts).encode()).hexdigest()

@@ -278,7 +278,8 @@ def _workload(
         items, item_tokens = items + len(own), item_tokens + sum(own)
         scored, scored_tokens = scored + len(rows), scored_tokens + sum(lengths)
         longest = max(longest, *lengths)
-    return Workload(items, item_tokens, scored, scored_tokens, longest)
+    forget = tuple(count.forget for count in counts.values())
+    return Workload(items, item_tokens, scored, scored_tokens, longest, forget)
 
 
 def _estimate(

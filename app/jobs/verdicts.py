@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 MAX_SEED = 2**31 - 1
-CEILINGS: dict[str, float] = {"steps": 100_000, "retain_weight": 1e3}
+CEILINGS: dict[str, float] = {"steps": 100_000, "passes": 1e4, "retain_weight": 1e3}
 LOWEST_RATE = 1e-9
 
 
@@ -51,17 +51,25 @@ def next_seed(settings: Mapping[str, Any]) -> int:
 def changed_settings(settings: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str, Any]:
     """The settings (UnlearnConfig fields) that the next try changes; always another seed.
 
-    Requested knowledge still there: half as many steps again. What was to stay is lost: twice the retain weight.
+    Requested knowledge still there: half as many steps again, or half as many passes again where `steps` is 0 and
+    follows from them. What was to stay is lost: twice the retain weight.
     Forgotten too far, or gibberish: half the learning rate.
     """
     found = troubles(verdict)
     changes: dict[str, Any] = {"seed": next_seed(settings)}
     if Trouble.REMEMBERED in found:
-        steps = int(settings["steps"])
-        changes["steps"] = int(min(max(steps * 3 // 2, steps + 1), CEILINGS["steps"]))
+        changes |= _longer(settings)
     if Trouble.LOST in found:
         weight = float(settings["retain_weight"])
         changes["retain_weight"] = min(weight * 2 or 1.0, CEILINGS["retain_weight"])
     if Trouble.SCARRED in found:
         changes["learning_rate"] = max(float(settings["learning_rate"]) / 2, LOWEST_RATE)
     return changes
+
+
+def _longer(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Half as much training again."""
+    steps = int(settings["steps"])
+    if steps:
+        return {"steps": int(min(max(steps * 3 // 2, steps + 1), CEILINGS["steps"]))}
+    return {"passes": min(1.5 * float(settings["passes"]), CEILINGS["passes"])}

@@ -10,12 +10,16 @@ Tone = Literal["", "good", "bad", "wait"]
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One value; `under` stands smaller beneath it (an interval, an id); `is_code` for ids and digests."""
+    """One value; `under` stands smaller beneath it (an interval, an id).
+
+    `is_code` for ids and digests; `is_free` for a person's own words, which may be broken anywhere to fit.
+    """
 
     text: str
     under: str = ""
     tone: Tone = ""
     is_code: bool = False
+    is_free: bool = False
 
 
 @dataclass(frozen=True, slots=True)

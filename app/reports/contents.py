@@ -88,7 +88,7 @@ def _facts(issued: Issued) -> Pairs:
     return Pairs(
         (
             ("Served model", Cell(job["served_model"])),
-            ("Adapter", Cell(f"{words.version_name(start)} → {words.version_name(candidate)}")),
+            ("Adapter: before → candidate", Cell(words.change(start, candidate))),
             ("Job", Cell(job["id"], is_code=True)),
             ("State when read", Cell(_state(issued))),
             ("Begun", Cell(words.moment(job["started_at"] or job["created_at"]))),
@@ -138,13 +138,13 @@ def _replicas(replicas: Iterable[Mapping[str, Any]]) -> Iterable[Block]:
         yield Said((sentence,))
         return
     yield Notice("wait", sentence)
-    columns = (Column("Replica", 2.0), Column("Last acknowledged"), Column("When"))
+    columns = (Column("Replica", 2.0), Column("Serves"), Column("Acknowledged"))
     yield Table("Replicas that have not acknowledged the active version", columns, rows)
 
 
 def _replica(replica: Mapping[str, Any]) -> Row:
     when = words.moment(replica["acknowledged_at"])
-    return Row((Cell(replica["replica_id"]), Cell(f"version {replica['version']}"), Cell(when)))
+    return Row((Cell(replica["replica_id"], is_free=True), Cell(f"version {replica['version']}"), Cell(when)))
 
 
 def _digests(issued: Issued) -> Table:
@@ -169,10 +169,8 @@ def _training(document: Document) -> Iterable[Block]:
     if not training["steps"]:
         yield Said(("No step was taken: there was nothing to train on.",))
         return
-    sentences = [
-        f"{training['steps']:,} of at most {document['method']['steps']:,} steps were taken; the adapter after step "
-        f"{training['kept_step']:,} was kept."
-    ]
+    steps, planned, kept = (training[name] for name in ("steps", "planned_steps", "kept_step"))
+    sentences = [f"Steps taken: {steps:,} of at most {planned:,}. Kept: the adapter after step {kept:,}."]
     if training["stopped_early"]:
         sentences.append(f"Stopped early: {training['stopped_early']}.")
     yield Said(tuple(sentences))

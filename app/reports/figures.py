@@ -88,7 +88,8 @@ def checks(document: Document) -> Table:
 
 
 def _check(check: Mapping[str, Any]) -> Row:
-    name, count = Cell(check_name(check["name"]), check["name"]), Cell(f"{check['n']:,}")
+    plain, unit = check_name(check["name"])
+    name, count = Cell(f"{plain}, {unit}" if unit else plain, check["name"]), Cell(f"{check['n']:,}")
     if check["name"] == NOT_CERTIFIED:
         return Row((name, Cell("none of them"), Cell("no bound"), count, Cell("not certified", tone="wait")))
     value, bound = against(check["value"], check["bound"])
@@ -101,7 +102,7 @@ def _check(check: Mapping[str, Any]) -> Row:
 def requests(document: Document) -> Table:
     """What became of each request."""
     columns = (
-        Column("Request", 2.7), Column("Domain", 1.5), Column("Legal basis", 2.2), Column("Asked", 1.9),
+        Column("Request", 2.7), Column("Domain", 1.5), Column("Legal basis", 2.4), Column("Asked", 1.9),
         Column("Outcome", 1.7), Column("Figures", 1.7), Column("Checks", 1.3),
     )  # fmt: skip
     rows = tuple(_request(request) for request in document["requests"])
@@ -109,25 +110,30 @@ def requests(document: Document) -> Table:
 
 
 def _request(request: Mapping[str, Any]) -> Row:
-    held = [check["ok"] for check in request["checks"]]
+    held = [check["ok"] for check in request["checks"] if check["name"] != NOT_CERTIFIED]
     known = f", {request['in_base']} in base" if request["in_base"] else ""
     probes = counted(request["probes"], "probe")
     figures = request["metrics"]
     own = {"cUS": figures["cus"], "RS": figures["rs"]}
     shown = [f"{name} {number(value)}" for name, value in own.items() if value is not None]
     gap = figures["forget_gap"]
-    tone: Tone = "" if not held else "good" if all(held) else "bad"
     return Row(
         (
             Cell(request["id"], f"received {moment(request['received_at'])}", is_code=True),
             Cell(request["domain"], f"due {moment(request['due_at'])[:10]}" if request["due_at"] else ""),
-            Cell(request["legal_basis"] or "not stated"),
+            Cell(request["legal_basis"] or "not stated", is_free=True),
             Cell(f"{request['forget_items']} to go{known}", f"{request['retain_items']} to stay, {probes}"),
             _outcome(request["outcome"]),
             Cell(", ".join(shown) or UNDEFINED, f"gap {number(gap)}" if gap is not None else ""),
-            Cell(f"{sum(held)} of {len(held)} held", tone=tone),
+            _held(held),
         )
     )
+
+
+def _held(held: list[bool]) -> Cell:
+    if not held:
+        return Cell("no bound applied")
+    return Cell(f"{sum(held)} of {len(held)} held", tone="good" if all(held) else "bad")
 
 
 def _outcome(outcome: str | None) -> Cell:

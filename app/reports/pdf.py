@@ -24,6 +24,7 @@ from app.reports.words import visible
 
 HERE = Path(__file__).parent
 STANDARDS: list[typst.PDFStandard] = ["a-2a", "ua-1"]
+REMEMBERED = 10  # documents whose parts the typesetter keeps, measured
 BREAK_HERE = "\u200b"
 IN_THE_FONTS = re.compile(
     "[ -\u007e\u00a0-\u036f\u0370-\u04ff\u0531-\u058f\u1e00-\u1fff\u2000-\u200a\u2010-\u2027\u2030-\u2040\u2070-\u20c0"
@@ -32,7 +33,7 @@ IN_THE_FONTS = re.compile(
 """Scripts that the embedded fonts cover whole: Latin, Greek, Cyrillic, Armenian; punctuation and signs."""
 WHITE_SPACE = re.compile(r"[ \t\r\n]+")
 PLAIN = re.compile(r"[ -~]")
-LONG_RUN = re.compile(r"\S{18}(?=\S)")
+LONG_RUN, LONG_WORD = re.compile(r"\S{30,}"), re.compile(r"\S{11,}")
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -44,6 +45,8 @@ def render(issued: Issued) -> bytes:
         return _typeset(_as_data(shown, issued.digest, IN_THE_FONTS), moment)
     except typst.TypstError:  # a sequence of signs that the fonts know one by one but not together
         return _typeset(_as_data(shown, issued.digest, PLAIN), moment)
+    finally:
+        _clear_memory()
 
 
 def _typeset(data: dict[str, Any], moment: int) -> bytes:
@@ -51,6 +54,12 @@ def _typeset(data: dict[str, Any], moment: int) -> bytes:
         str(HERE / "report.typ"), root=str(HERE), font_paths=_fonts(), ignore_system_fonts=True, format="pdf",
         sys_inputs={"page": json.dumps(data)}, pdf_standards=STANDARDS, timestamp=moment,
     )  # fmt: skip
+
+
+def _clear_memory() -> None:
+    """Empty documents push out what the typesetter remembers of the last ones: some 25 MB each, and people's words."""
+    for _ in range(REMEMBERED + 1):
+        typst.compile(b"", font_paths=_fonts(), ignore_system_fonts=True, format="svg")
 
 
 @lru_cache(maxsize=1)
@@ -81,7 +90,8 @@ def _block(block: Block) -> dict[str, Any]:
 def _each_text(value: Any, change: Callable[[str], str], key: str = "") -> Any:
     """The same value with every text changed, but for keys' names, and charts, which get the print palette."""
     if isinstance(value, dict):
-        return {name: _each_text(part, change, name) for name, part in value.items()}
+        changed = {name: _each_text(part, change, name) for name, part in value.items()}
+        return changed | {"text": _broken(changed["text"], LONG_WORD)} if changed.get("is_free") else changed
     if isinstance(value, list | tuple):
         return [_each_text(part, change, key) for part in value]
     if not isinstance(value, str) or key in {"kind", "tone", "key"}:
@@ -95,7 +105,12 @@ def _printable(text: str, known: re.Pattern[str]) -> str:
     coded = "".join(sign if known.fullmatch(sign) else f"[U+{ord(sign):04X}]" for sign in plain)
     if UUID.fullmatch(coded):
         return coded.replace("-", f"-{BREAK_HERE}")
-    return coded if re.fullmatch("[0-9a-f]{64}", coded) else LONG_RUN.sub(rf"\g<0>{BREAK_HERE}", coded)
+    return coded if re.fullmatch("[0-9a-f]{64}", coded) else _broken(coded, LONG_RUN)
+
+
+def _broken(text: str, run: re.Pattern[str]) -> str:
+    """`text` with places inside its longest words where a line may end."""
+    return run.sub(lambda found: BREAK_HERE.join(found.group().replace(BREAK_HERE, "")), text)
 
 
 @lru_cache(maxsize=1)

@@ -35,14 +35,14 @@ MEASURES = {
     "fact_in_answer": "Free answers that hold the fact, %",
 }
 CHECKS = {
-    "cus": "Forgetting: calibrated success (cUS), %",
-    "paraphrase_cus": "Forgetting, asked in other words: cUS, %",
-    "rs": "Retention: success on what stays (RS), %",
-    "forget_gap": "Over-forgetting: gap to a model that never knew, points",
-    "ppl_ratio": "Naturalness: perplexity against a model that never knew, ratio",
-    "forget_items": "Items that were to be forgotten",
-    "retain_items": "Items that were named as to stay",
-    "certified_forget_items": "Items certified as forgotten",
+    "cus": ("Forgetting: calibrated success (cUS)", "%"),
+    "paraphrase_cus": ("Forgetting, asked in other words: cUS", "%"),
+    "rs": ("Retention: success on what stays (RS)", "%"),
+    "forget_gap": ("Over-forgetting: gap to a model that never knew", "points"),
+    "ppl_ratio": ("Naturalness: ratio of its perplexity and that of a model that never knew", ""),
+    "forget_items": ("Items that were to be forgotten", ""),
+    "retain_items": ("Items that were named as to stay", ""),
+    "certified_forget_items": ("Items certified as forgotten", ""),
 }
 SMALL_SAMPLE = "small sample"
 NOT_CERTIFIED = "certified_forget_items"
@@ -57,7 +57,7 @@ def number(value: float | None, digits: int = 1) -> str:
         return "∞" if value > 0 else UNDEFINED
     if abs(value) >= 100_000:
         mantissa, exponent = f"{value:.1e}".split("e")
-        return f"{mantissa} × 10^{int(exponent)}"
+        return f"{mantissa} × 10^{int(exponent)}".replace("-", "−")
     shown = f"{value:,.{digits}f}"
     return shown.removeprefix("-") if not float(shown.replace(",", "")) else shown.replace("-", "−")
 
@@ -99,10 +99,10 @@ def measure_name(measure: str, group: str) -> str:
     return MEASURES.get(measure, measure.replace("_", " ").capitalize())
 
 
-def check_name(name: str) -> str:
-    """A gate check in plain words; its own name when it is a new one."""
+def check_name(name: str) -> tuple[str, str]:
+    """A gate check in plain words, and its unit; its own name when it is a new one."""
     plain = name.lower().removeprefix("min_").removeprefix("max_").removeprefix("request_")
-    return CHECKS.get(plain, name)
+    return CHECKS.get(plain, (name, ""))
 
 
 def visible(text: str) -> str:
@@ -140,9 +140,15 @@ def moment(text: str | None) -> str:
     return found.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def version_name(adapter: Mapping[str, Any] | None) -> str:
-    """`version 42`, or that there is none."""
-    return "no version" if adapter is None else f"version {adapter['version']}"
+def version_name(adapter: Mapping[str, Any]) -> str:
+    """`version 42`."""
+    return f"version {adapter['version']}"
+
+
+def change(start: Mapping[str, Any] | None, candidate: Mapping[str, Any] | None) -> str:
+    """`version 41 → version 42`."""
+    before = "none" if start is None else version_name(start)
+    return f"{before}, unchanged" if candidate is None else f"{before} → {version_name(candidate)}"
 
 
 def failed_checks(document: Document) -> list[Mapping[str, Any]]:
@@ -153,8 +159,10 @@ def failed_checks(document: Document) -> list[Mapping[str, Any]]:
 def check_sentence(check: Mapping[str, Any]) -> str:
     """One failed check as a sentence."""
     value, bound = against(check["value"], check["bound"])
-    where, what = scope_name(check["scope"]), check_name(check["name"])
-    return f"{where}: {what} is {value}, where {wanted(check)} {bound} was asked for."
+    what, unit = check_name(check["name"])
+    unit = f"\u00a0{unit}" if unit else ""
+    where = f"{scope_name(check['scope'])}, {what[:1].lower()}{what[1:]}"
+    return f"{where}, is {value}{unit}, where {wanted(check)} {bound}{unit} was asked for."
 
 
 def wanted(check: Mapping[str, Any]) -> str:
@@ -166,22 +174,28 @@ def verdict(document: Document, state: str) -> tuple[Tone, str, str]:
     """(tone, badge, sentence) for the head of the report. `state` is the job's state when the report is read."""
     if not document["gate"]["ok"]:
         return "bad", "Rejected", _rejection(document)
-    candidate = version_name(document["model"].get("candidate_adapter"))
-    checks = len(document["gate"]["checks"])
-    passed = f"Every check held ({checks} listed below)" if checks else "Every check held"
-    outcomes: dict[str, tuple[Tone, str, str]] = {
-        "published": ("good", "Published", f"{passed}; {candidate} of the adapter was published."),
-        "awaiting_approval": ("wait", "Awaiting approval", f"{passed}; an officer has to approve {candidate} first."),
-        "rejected": ("bad", "Refused", f"{passed}, but {candidate} was turned down: it was not published."),
-        "failed": ("bad", "Not published", f"{passed}, but publishing failed: the adapter served before stays."),
-    }
-    tone, badge, sentence = outcomes.get(state, ("wait", "Passed", f"{passed}; {candidate} is not yet published."))
+    bounds = sum(check["name"] != NOT_CERTIFIED for check in document["gate"]["checks"])
+    passed = f"Every check held ({bounds} listed below)" if bounds else "No bound was broken"
+    tone, badge, sentence = _passed(passed, document["model"]["candidate_adapter"], state)
     if not certifies_nothing(document):
         return tone, badge, sentence
     return "wait" if tone == "good" else tone, f"{badge}, nothing certified", (
         "The base model itself, without any adapter, knows everything that was to be forgotten: nothing could be "
         f"forgotten and nothing is certified. {sentence}"
     )
+
+
+def _passed(passed: str, adapter: Mapping[str, Any] | None, state: str) -> tuple[Tone, str, str]:
+    if adapter is None:
+        return "wait", "No change", f"{passed}; the adapter was not changed: the version served before stays."
+    candidate = version_name(adapter)
+    outcomes: dict[str, tuple[Tone, str, str]] = {
+        "published": ("good", "Published", f"{passed}; {candidate} of the adapter was published."),
+        "awaiting_approval": ("wait", "Awaiting approval", f"{passed}; an officer has to approve {candidate} first."),
+        "rejected": ("bad", "Refused", f"{passed}, but {candidate} was turned down: it was not published."),
+        "failed": ("bad", "Not published", f"{passed}, but publishing failed: the adapter served before stays."),
+    }
+    return outcomes.get(state, ("wait", "Passed", f"{passed}; {candidate} is not yet published."))
 
 
 def _rejection(document: Document) -> str:

@@ -20,13 +20,15 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class PaddedBatch:
     """`input_ids` and `attention_mask` (B, T), padded on the right; `labels` (M,) are the label tokens of all rows in
-    order, `rows` (M,) the row each belongs to, `positions` (M,) the time step whose logits predict it."""
+    order, `rows` (M,) the row each belongs to, `positions` (M,) the time step whose logits predict it. `examples` are
+    the rows' own, where the batch was made of whole examples."""
 
     input_ids: torch.Tensor = field(repr=False)
     attention_mask: torch.Tensor = field(repr=False)
     labels: torch.Tensor = field(repr=False)
     rows: torch.Tensor = field(repr=False)
     positions: torch.Tensor = field(repr=False)
+    examples: tuple[TokenisedExample, ...] = field(default=(), repr=False)
 
     @property
     def size(self) -> int:
@@ -55,6 +57,7 @@ def pad(examples: Sequence[TokenisedExample], pad_id: int, device: torch.device 
         torch.tensor(labels, device=device),
         torch.tensor(rows, device=device),
         torch.tensor(positions, device=device),
+        tuple(examples),
     )
 
 

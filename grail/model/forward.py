@@ -19,15 +19,26 @@ def precision(model: LoadedModel) -> Iterator[None]:
         yield
 
 
-def completion_logits(model: LoadedModel, batch: PaddedBatch) -> torch.Tensor:
-    """Logits (M, V) fp32 that predict `batch.labels`, in their order."""
+def completion_hidden(model: LoadedModel, batch: PaddedBatch) -> torch.Tensor:
+    """Last hidden states (M, H) at the positions that predict `batch.labels`, in their order."""
     decoder = model.model.get_base_model()
     with precision(model):
-        hidden = decoder.model(
+        hidden: torch.Tensor = decoder.model(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
         ).last_hidden_state  # (B, T, H)
-        logits: torch.Tensor = decoder.lm_head(hidden[batch.rows, batch.positions])  # (M, V)
+    return hidden[batch.rows, batch.positions]
+
+
+def head(model: LoadedModel, hidden: torch.Tensor) -> torch.Tensor:
+    """Logits (M, V) fp32 of hidden states (M, H)."""
+    with precision(model):
+        logits: torch.Tensor = model.model.get_base_model().lm_head(hidden)
     return logits.float()
+
+
+def completion_logits(model: LoadedModel, batch: PaddedBatch) -> torch.Tensor:
+    """Logits (M, V) fp32 that predict `batch.labels`, in their order."""
+    return head(model, completion_hidden(model, batch))
 
 
 def row_mean(values: torch.Tensor, batch: PaddedBatch) -> torch.Tensor:

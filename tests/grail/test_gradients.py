@@ -65,7 +65,7 @@ def test_batched_per_example_gradients_equal_one_at_a_time_autograd(
     assert set(found) == set(adapter_parameters(tiny.model))
     for place, group in enumerate(groups):
         for name, expected in example_gradient(tiny, group).items():
-            torch.testing.assert_close(found[name][place], expected, rtol=1e-4, atol=1e-7)
+            torch.testing.assert_close(found[name][place], expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("score", ["squared", "zscore"])
@@ -76,7 +76,8 @@ def test_scores_do_not_depend_on_the_micro_batch(tiny: LoadedModel, score: str) 
         for size in (15, 3)
     )
     for name, value in several.items():
-        torch.testing.assert_close(value, single[name], rtol=1e-3, atol=1e-9)
+        atol = 1e-9 if score == "squared" else 1e-5  # z-scores are of the order of 1
+        torch.testing.assert_close(value, single[name], rtol=1e-3, atol=atol)
 
 
 def test_squared_scores_are_the_mean_of_squares_not_the_square_of_the_mean(tiny: LoadedModel) -> None:

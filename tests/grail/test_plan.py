@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grail.config import UnlearnConfig
+from grail.config import LEAST_STEPS, MOST_STEPS, UnlearnConfig
 from grail.plan import RUNTIME_BYTES, ModelShape, Workload, estimate, peak_bytes
 
 SMOLLM2_135M = {
@@ -23,7 +23,7 @@ SMOLLM2_135M = {
 TINY = ModelShape.from_config(
     {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16, "num_hidden_layers": 1, "vocab_size": 10}
 )
-LOAD = Workload(items=4, item_tokens=40, scored=8, scored_tokens=80, longest_tokens=12)
+LOAD = Workload(items=4, item_tokens=40, scored=8, scored_tokens=80, longest_tokens=12, forget_items=(1, 1))
 
 
 def test_parameters_and_adapter_entries_of_a_known_model():
@@ -69,18 +69,44 @@ def test_bytes_hold_at_least_weights_adapter_and_logits():
     )
 
 
+def test_the_reference_of_the_calibrated_objective_is_paid_for_once():
+    config = UnlearnConfig(objective="calibrated", steps=5, examples_per_step=4)
+    forward = 2 * (720 + 100) + 4 * 8 * 10
+    expected = 5 * 4 * 10 * (2 * forward + 200) + 2 * 10 * forward
+    assert estimate(TINY, 100, LOAD, config, 1000.0).stages["train"] == pytest.approx(expected / 1000)
+
+
+def test_a_step_pays_for_no_more_rows_than_there_are():
+    few = Workload(items=3, item_tokens=30, scored=3, scored_tokens=30, longest_tokens=12, forget_items=(1,))
+    config = UnlearnConfig(objective="ascent", steps=1, examples_per_step=64)
+    assert estimate(TINY, 100, few, config, 1000.0).stages["train"] == pytest.approx(
+        estimate(TINY, 100, few, dataclasses.replace(config, examples_per_step=6), 1000.0).stages["train"]
+    )
+
+
+def test_passes_decide_the_steps_unless_steps_are_given():
+    config = UnlearnConfig(passes=10, examples_per_step=16)
+    assert config.planned_steps([30, 30]) == 75  # 10 passes of 60 at 8 a step
+    assert config.planned_steps([30, 1]) == 75  # the smaller domain is repeated
+    assert config.planned_steps([60]) == config.planned_steps([60, 0]) == 75
+    assert config.planned_steps([1]) == config.planned_steps([]) == LEAST_STEPS
+    assert dataclasses.replace(config, passes=1e4).planned_steps([10_000_000]) == MOST_STEPS
+    assert dataclasses.replace(config, steps=7).planned_steps([30, 30]) == 7
+
+
 @given(st.integers(1, 50), st.integers(1, 50), st.integers(1, 400), st.integers(1, 64))
 def test_more_work_never_takes_less(items, extra, steps, micro_batch):
-    config = UnlearnConfig(steps=steps, micro_batch=micro_batch)
-    small = Workload(items, items * 20, items * 2, items * 40, 20)
-    large = Workload(items + extra, (items + extra) * 20, (items + extra) * 2, (items + extra) * 40, 20)
+    config = UnlearnConfig(steps=steps if steps > 200 else 0, passes=steps, micro_batch=micro_batch)
+    small = Workload(items, items * 20, items * 2, items * 40, 20, (items // 2,))
+    more = items + extra
+    large = Workload(more, more * 20, more * 2, more * 40, 20, (items // 2 + extra,))
     before, after = (estimate(TINY, 100, load, config, 1e9) for load in (small, large))
     assert after.seconds >= before.seconds
     assert after.bytes >= before.bytes
 
 
 def test_an_empty_workload_and_a_dead_device():
-    nothing = estimate(TINY, 100, Workload(0, 0, 0, 0, 0), UnlearnConfig(), 1e9)
+    nothing = estimate(TINY, 100, Workload(0, 0, 0, 0, 0, ()), UnlearnConfig(), 1e9)
     assert nothing.seconds == 0
     with pytest.raises(ValueError, match="above 0"):
         estimate(TINY, 100, LOAD, UnlearnConfig(), 0.0)

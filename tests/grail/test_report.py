@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import rfc8785
-from pytest import fixture, raises
+from jsonschema import Draft202012Validator, FormatChecker
+from pytest import fixture, mark, raises
 
+from app.reports.schemas import json_schema
 from grail.config import GateConfig, UnlearnConfig
 from grail.evaluate import EvalResult, compare
 from grail.gate import decide
@@ -80,7 +82,7 @@ def make_document(result: EvalResult, **changed: Any) -> dict[str, Any]:
         "result": result,
         "verdict": decide(result, GATE),
         "regions": None,
-        "log": TrainLog(2, 1, None, [{"step": 1, "forget": 1.0}], [{"step": 1, "chs": 50.0}]),
+        "log": TrainLog(2, 1, None, [{"step": 1, "forget": 1.0}], [{"step": 1, "chs": 50.0}], 2),
         "environment": {**ENVIRONMENT, "hostname": CANARY},
         "held_out": {"retain-item-00"},
         **changed,
@@ -114,6 +116,32 @@ def test_the_keys_are_the_schemas_and_the_same_as_in_the_renderers_sample(made: 
     assert set(made["metrics"]["privacy"]["forget"]) == set(sample["metrics"]["privacy"]["forget"])
     found, wanted = (d["metrics"]["privacy"]["forget"]["success"]["after"] for d in (made, sample))
     assert list(found) == list(wanted)
+
+
+def endless() -> EvalResult:
+    """A candidate so surprised by the forget items that their perplexity is beyond all numbers."""
+    examples = [make_example(n, segment) for segment in Segment for n in range(12)]
+    known = {e.id: score(0, 1.0, fact=True) for e in examples}
+    gone = {e.id: ExampleScore(0.0, 800.0, 0.0) for e in examples}
+    return compare(examples, known, gone, {e.id: score(0, 0.5, fact=False) for e in examples}, GATE)
+
+
+def known_by_the_base() -> EvalResult:
+    """Nothing to certify: the reference knows every forget item."""
+    examples = [make_example(n, segment) for segment in Segment for n in range(3)]
+    scores = {e.id: score(0, 1.0, fact=True) for e in examples}
+    return compare(examples, scores, scores, scores, GATE)
+
+
+@mark.parametrize(
+    ("result", "changed"),
+    [(make_result(), {}), (make_result(3), {"limits": ["One more."]}), (endless(), {}),
+     (known_by_the_base(), {"log": None}), (compare([], {}, {}, {}, GATE), {"log": None, "requests": []})],
+    ids=["whole", "small", "endless", "in base", "empty"],
+)  # fmt: skip
+def test_whatever_was_measured_fits_the_published_schema(result: EvalResult, changed: dict[str, Any]) -> None:
+    found = make_document(result, verdict=decide(result, GATE), **changed)
+    Draft202012Validator(json_schema(), format_checker=FormatChecker()).validate(found)
 
 
 def test_it_is_canonical_json_as_it_stands(made: dict[str, Any]) -> None:
@@ -185,6 +213,7 @@ def test_regions_are_taken_from_the_masks_summary() -> None:
     }  # fmt: skip
     found = make_document(make_result(2), regions=summary)["regions"]
     assert found["jaccard"]["labels"] == ["privacy forget"] and found["op_rr"]["count"] == 2
+    Draft202012Validator(json_schema()).validate(make_document(make_result(2), regions=summary))
     assert summary["jaccard"]["labels"] == ["privacy/forget"]  # type: ignore[index]
 
 

@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from grail import methods
 from grail.checkpoint import Resume
 from grail.config import UnlearnConfig
+from grail.data.batches import pad
 from grail.data.tokenise import TokenisedExample
 from grail.localise.regions import MaskSet
 from grail.methods import descent, known_objectives, objective, register
-from grail.model.adapter import AdapterState, adapter_parameters, read_state, state_digest, write_state
+from grail.methods.ascent import ascent
+from grail.model.adapter import AdapterState, adapter_off, adapter_parameters, read_state, state_digest, write_state
+from grail.model.forward import completion_logits, completion_nll, row_mean
 from grail.model.load import LoadedModel
 from grail.selection import CheckpointScore, Selection
 from grail.train import AdapterDidNotMove, NonFinite, TrainingData, contribution, make_side, rate, teach, unlearn
@@ -62,7 +66,7 @@ def test_the_update_does_not_depend_on_the_order_or_size_of_micro_batches(tiny: 
     groups = [list(data["copyright", Segment.FORGET]), list(data["privacy", Segment.FORGET])]
     found = []
     for seed, micro_batch in ((0, 1), (1, 1), (2, 2), (3, 8)):
-        side = make_side(Segment.FORGET, data, objective("ascent"), 1.0, masks.op_ur, 3, 0)
+        side = make_side(Segment.FORGET, data, ascent, 1.0, masks.op_ur, 3, 0)
         shuffled = [random.Random(seed).sample(group, len(group)) for group in groups]
         random.Random(seed).shuffle(shuffled)
         found.append(contribution(tiny, side, shuffled, micro_batch)[0])
@@ -83,14 +87,16 @@ def test_each_contribution_is_zero_on_its_region_and_only_there(tiny: LoadedMode
 
 
 def run(model: LoadedModel, start: AdapterState, resume: Resume | None, kill_at: int | None = None) -> AdapterState:
+    reached = 0
+
     def report(progress: Progress) -> None:
+        nonlocal reached
+        reached = progress.step
         if progress.step == kill_at:
             raise Killed
 
-    scores = iter(range(100))
-
     def score() -> CheckpointScore:
-        return CheckpointScore(float(next(scores)), 50.0, 90.0, 1.0)
+        return CheckpointScore(float(reached), 50.0, 90.0, 1.0)
 
     write_state(model.model, start)
     return unlearn(model, data_for(model), half_masks(model, 2), CONFIG, score=score, report=report, resume=resume)[0]
@@ -121,16 +127,41 @@ def test_the_same_seed_gives_the_same_adapter_and_another_seed_another(tiny: Loa
 
 def test_calibrated_moves_the_network_towards_the_one_without_adapter(tiny: LoadedModel) -> None:
     data = {k: v for k, v in data_for(tiny).items() if k[0] == "privacy"}
-    loss = objective("calibrated")
-    side = make_side(Segment.FORGET, data, loss, 1.0, None, 1, 0)
-    from grail.data.batches import pad
-
-    batch = pad(data["privacy", Segment.FORGET], tiny.pad_id)
-    before = float(loss(tiny, batch).loss.sum())
+    forget = data["privacy", Segment.FORGET]
+    loss, batch = objective("calibrated", tiny, forget, 2), pad(forget, tiny.pad_id)
+    before = float(loss(tiny, batch).loss.detach().sum())
     config = UnlearnConfig(steps=20, examples_per_step=2, learning_rate=1e-2, retain_weight=0.0)
     unlearn(tiny, data, None, config)
-    after = float(loss(tiny, batch).loss.sum())
-    assert side.pools and 0 <= after < before / 2
+    after = float(loss(tiny, batch).loss.detach().sum())
+    assert 0 <= after < before / 2
+
+
+def test_the_calibrated_loss_is_the_divergence_from_the_network_without_adapter(tiny: LoadedModel) -> None:
+    examples = make([(3, 8), (2, 5), (4, 1)], 6, tiny)
+    batch = pad(examples, tiny.pad_id)
+    with torch.no_grad():
+        current = completion_logits(tiny, batch).log_softmax(-1)
+        with adapter_off(tiny.model):
+            reference = completion_logits(tiny, batch).log_softmax(-1)
+        expected = row_mean((reference.exp() * (reference - current)).sum(-1), batch)
+        for remembered in (examples, [], examples[:1]):  # all of the batch, none of it, not all of it
+            found = objective("calibrated", tiny, remembered, 2)(tiny, batch)
+            torch.testing.assert_close(found.loss, expected, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(found.nll, completion_nll(current, batch))
+
+
+def test_the_reference_is_asked_once_an_example_and_not_once_a_step(
+    tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = make([(3, 8), (2, 5)], 6, tiny)
+    loss, batch = objective("calibrated", tiny, examples, 2), pad(examples, tiny.pad_id)
+    passes = []
+    tiny.model.get_base_model().model.register_forward_hook(lambda *_: passes.append(1))
+    loss(tiny, batch)
+    assert len(passes) == 1
+    monkeypatch.setattr(methods.calibrated, "REMEMBERED_BYTES", 0)
+    objective("calibrated", tiny, examples, 2)(tiny, batch)
+    assert len(passes) == 1 + 1 + 2
 
 
 def test_teaching_lowers_the_loss(tiny: LoadedModel) -> None:
@@ -149,6 +180,32 @@ def test_an_adapter_that_no_gradient_reaches_is_noticed(tiny: LoadedModel) -> No
     config = UnlearnConfig(steps=1, examples_per_step=4, forget_weight=0.0, retain_weight=0.0)
     with pytest.raises(AdapterDidNotMove):
         unlearn(tiny, data_for(tiny), None, config)
+
+
+def test_every_domain_weighs_alike_however_few_examples_it_draws(tiny: LoadedModel) -> None:
+    many, one = make([(3, 8), (2, 5), (4, 6)], 1, tiny), make([(3, 7)], 9, tiny)
+    mixed, alone, other = (
+        contribution(tiny, make_side(Segment.FORGET, {}, descent, 1.0, None, 2, 0), groups, 8)
+        for groups in ([many, one], [many], [one])
+    )
+    assert mixed[1] == pytest.approx((alone[1] + other[1]) / 2)
+    for name, gradient in mixed[0].items():
+        torch.testing.assert_close(gradient, (alone[0][name] + other[0][name]) / 2, rtol=1e-4, atol=1e-7)
+
+
+def test_no_example_is_drawn_twice_in_a_step_while_there_are_too_few(tiny: LoadedModel) -> None:
+    data = {("a", Segment.FORGET): make([(2, 3)], 1, tiny), ("b", Segment.FORGET): make([(2, 3)] * 9, 2, tiny)}
+    side = make_side(Segment.FORGET, data, descent, 1.0, None, 8, 0)
+    assert [len(group) for group in side.draw()] == [1, 4]
+
+
+@pytest.mark.parametrize(("steps", "passes", "expected"), [(0, 25.0, 50), (0, 1.0, 30), (7, 25.0, 7)])
+def test_a_run_takes_the_steps_that_its_passes_need(
+    tiny: LoadedModel, steps: int, passes: float, expected: int
+) -> None:
+    config = UnlearnConfig(steps=steps, passes=passes, examples_per_step=4)
+    log = unlearn(tiny, data_for(tiny), None, config)[1]
+    assert (log.steps, log.planned_steps) == (expected, expected)
 
 
 def test_no_forget_example_is_dropped_by_balancing(tiny: LoadedModel) -> None:
@@ -178,6 +235,6 @@ def test_selection_keeps_the_best_within_the_gap_and_stops_when_retention_falls(
 def test_the_registry_refuses_overwrites_and_lists_what_it_knows() -> None:
     assert {"ascent", "calibrated"} <= set(known_objectives())
     with pytest.raises(ValueError, match="registered already"):
-        register("ascent")(descent)
+        register("ascent")(lambda *_: descent)
     with pytest.raises(KeyError, match="calibrated"):
-        objective("asent")
+        objective("asent", None, [], 1)  # type: ignore[arg-type]  # refused before the model is looked at

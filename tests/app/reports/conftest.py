@@ -43,8 +43,8 @@ def make_job(db: Database, keys: Any, settings: Settings, tmp_path: Path) -> Mak
                 session.add(BatchMember(batch_id=batch.id, request_id=uuid.UUID(asked["id"])))
             job = Job(
                 id=uuid.UUID(sample()["job"]["id"]), served_model_id=model.id, batch_id=batch.id, state=state,
-                stage="evaluated" if document else "unlearn", settings={}, gate={}, start_adapter_id=model.active_adapter_id,
-                finished_at=NOW if state in FINAL else None,
+                stage="evaluated" if document else "unlearn", settings={}, gate={},
+                start_adapter_id=model.active_adapter_id, finished_at=NOW if state in FINAL else None,
             )  # fmt: skip
             session.add(job)
             session.flush()

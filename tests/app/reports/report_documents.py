@@ -112,7 +112,10 @@ def in_base_only() -> dict[str, Any]:
     for example in document["examples"]:
         if example["segment"] == "forget" and example["role"] in ("item", "paraphrase"):
             example["outcome"] = "in_base"
-    document["training"] = {"steps": 0, "kept_step": 0, "stopped_early": None, "losses": [], "checkpoints": []}
+    document["training"] = {
+        "steps": 0, "planned_steps": 0, "kept_step": 0, "stopped_early": None, "losses": [], "checkpoints": [],
+    }  # fmt: skip
+    document["model"]["candidate_adapter"] = None
     return without_regions(document)
 
 

@@ -60,7 +60,7 @@ def test_each_format_has_its_type_its_name_and_safe_headers(make_job, get, forma
 
 def test_the_page_may_run_and_fetch_nothing(make_job, get):
     policy = get(make_job(sample()), "html").headers["content-security-policy"]
-    rules = dict(rule.strip().split(" ", 1) if " " in rule.strip() else (rule.strip(), "") for rule in policy.split(";"))
+    rules = {name: value for name, _, value in (rule.strip().partition(" ") for rule in policy.split(";"))}
     assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == rules["frame-ancestors"] == "'none'"
     assert rules["sandbox"] == ""
     assert rules["style-src"].startswith("'sha256-") and "unsafe" not in policy
