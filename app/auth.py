@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 import uuid
 from collections.abc import Callable
@@ -26,6 +27,7 @@ __all__ = ["Principal", "Role", "authenticate", "hash_key", "new_key", "require"
 
 bearer = HTTPBearer(auto_error=False, description="An API key, made with `grail keys create`.")
 NO_KEY = "0" * 64
+FORM = re.compile(r"grail_([0-9a-f]{8})_[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +57,8 @@ def hash_key(plaintext: str) -> str:
 
 def authenticate(session: Session, plaintext: str | None) -> Principal:
     """The holder of a key. Raises Unauthorised, with the same words whatever was wrong."""
-    parts = (plaintext or "").split("_", 2)
-    row = repository.by_prefix(session, parts[1]) if len(parts) == 3 and parts[0] == "grail" else None
+    form = FORM.fullmatch(plaintext or "")
+    row = repository.by_prefix(session, form[1]) if form else None
     expected = row.hash if row is not None else NO_KEY
     matches = hmac.compare_digest(expected, hash_key(plaintext or ""))  # compared even when there is no such key
     if row is None or not matches or row.revoked_at is not None:

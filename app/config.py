@@ -25,8 +25,8 @@ class Settings(BaseSettings):
     max_probes_per_item: int = Field(20, ge=0)
     max_text_chars: int = Field(20_000, gt=0)
     max_facts_per_item: int = Field(20, gt=0)
-    max_note_chars: int = Field(2_000, gt=0)
-    max_reference_chars: int = Field(200, gt=0)
+    max_note_chars: int = Field(2_000, gt=0, le=2_000, description="As wide as its column at most.")
+    max_reference_chars: int = Field(200, gt=0, le=200, description="As wide as its columns at most.")
     max_retain_set_items: int = Field(20_000, gt=0)
     page_limit_max: int = Field(200, gt=0)
 
@@ -62,6 +62,13 @@ def read_secret_files() -> None:
         path = os.environ.get(f"{name}_FILE")
         if path and name not in os.environ:
             os.environ[name] = Path(path).read_text(encoding="utf-8").strip()
+
+
+@lru_cache(maxsize=1)
+def bounds() -> Settings:
+    """The bounds that schemas and the OpenAPI document carry, read when those are imported. Apart from `load_settings`,
+    which is to be read later: commands set parts of the environment before it."""
+    return Settings()
 
 
 @lru_cache(maxsize=1)

@@ -13,10 +13,13 @@ from typing import Annotated
 from fastapi import Depends, Request
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
 from app import queue
 from app.errors import Unavailable
+
+IN_DOUBT = "It went away while it stored the change: look whether the change is there before you send it again."
 
 
 class Database:
@@ -39,7 +42,7 @@ class Database:
         try:
             with self.engine.connect() as connection:
                 connection.execute(text("SELECT 1"))
-        except (OperationalError, InterfaceError):
+        except (OperationalError, InterfaceError, PoolTimeout):
             raise Unavailable("the database does not answer") from None
 
     def dispose(self) -> None:
@@ -52,18 +55,24 @@ def transaction(db: Database) -> Iterator[Session]:
     """One transaction: committed at the end, rolled back (by closing) on any error; noted messages are sent after the
     commit.
 
-    Raises Unavailable when the server goes away; the work is then to be done again.
+    Raises Unavailable when the server goes away, or has no connection left; the work is then to be done again.
     """
     with db.session_factory() as session:
-        try:
+        with _unavailable_when_away():
             yield session
+        with _unavailable_when_away(mend=IN_DOUBT):
             session.commit()
-        except (OperationalError, InterfaceError) as error:
-            session.rollback()
-            if isinstance(error, OperationalError) and not error.connection_invalidated and _is_retryable(error):
-                raise
-            raise Unavailable("the database does not answer") from None
         queue.send_noted(session)
+
+
+@contextmanager
+def _unavailable_when_away(mend: str | None = None) -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, InterfaceError, PoolTimeout) as error:
+        if isinstance(error, OperationalError) and not error.connection_invalidated and _is_retryable(error):
+            raise
+        raise Unavailable("the database does not answer", mend=mend) from None
 
 
 def _is_retryable(error: OperationalError) -> bool:

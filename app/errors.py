@@ -5,6 +5,7 @@ A problem says what is wrong (`detail`) and how to mend it (`mend`). It never re
 
 from __future__ import annotations
 
+import re
 import uuid
 from http import HTTPStatus
 from typing import Any, ClassVar
@@ -15,11 +16,21 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = structlog.get_logger(__name__)
 
 PROBLEM = "application/problem+json"
+DETAIL_MAX_CHARS = 2000
+FIELD = re.compile(r"[a-z][a-z0-9_-]{0,39}")
+"""Names of fields that an answer may repeat; anything else that stands in the place of a name is the caller's text."""
+
+
+def _writable(text: str) -> str:
+    """`text` as UTF-8 can hold it, and no longer than anybody reads: names in files may be anything."""
+    return text[:DETAIL_MAX_CHARS].encode("utf-8", "replace").decode("utf-8")
 
 
 class ServiceError(Exception):
@@ -32,7 +43,7 @@ class ServiceError(Exception):
     headers: ClassVar[dict[str, str]] = {}
 
     def __init__(self, detail: str | None = None, *, mend: str | None = None, **extra: Any) -> None:
-        self.detail = detail or self.title
+        self.detail = _writable(detail or self.title)
         self.how_to_mend = mend or self.mend
         self.extra = extra
         super().__init__(self.detail)
@@ -169,8 +180,11 @@ BY_STATUS: dict[int, type[ServiceError]] = {
 }
 
 
-def _where(place: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in place if part != "body") or "body"
+def field_name(place: tuple[int | str, ...]) -> str:
+    """Where in a body something is wrong. Names that no field of ours could have are not repeated."""
+    parts = [part for part in place if part != "body"]
+    shown = (str(part) if isinstance(part, int) or FIELD.fullmatch(part) else "(unknown name)" for part in parts)
+    return ".".join(shown) or "body"
 
 
 def from_validation(error: RequestValidationError) -> ServiceError:
@@ -178,7 +192,7 @@ def from_validation(error: RequestValidationError) -> ServiceError:
     errors = error.errors()
     if any(entry["type"] == "json_invalid" for entry in errors):
         return BadRequest("the body is not well-formed JSON")
-    fields = [{"field": _where(entry["loc"]), "problem": entry["msg"]} for entry in errors[:50]]
+    fields = [{"field": field_name(entry["loc"]), "problem": entry["msg"]} for entry in errors[:50]]
     first = fields[0]
     return Unprocessable(f"{first['field']}: {first['problem']}", errors=fields)
 
@@ -207,16 +221,39 @@ def install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(OperationalError)
     @app.exception_handler(InterfaceError)
+    @app.exception_handler(PoolTimeout)
     def database_away(_: Request, error: Exception) -> JSONResponse:
         log.warning("database_away", kind=type(error).__name__)
         return answer(Unavailable("the database does not answer"))
 
-    @app.exception_handler(Exception)
-    def unexpected(_: Request, error: Exception) -> JSONResponse:
-        """The last border: the answer and the log carry an id and the kind of error, never its text or values."""
-        incident = str(uuid.uuid4())
-        log.error("unexpected_error", incident=incident, kind=type(error).__name__, where=line_of(error))
-        return answer(ServiceError("an unexpected error was noted under this id", incident=incident))
+
+class LastBorder:
+    """Where an unexpected error ends: the answer and the log carry an id and the kind of error, never its text.
+
+    Middleware and not an exception handler, since Starlette raises what those handled once more, and the server then
+    logs it with its text and traceback.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def noticed(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noticed)
+        except Exception as error:  # noqa: BLE001  the border: see above
+            incident = str(uuid.uuid4())
+            log.error("unexpected_error", incident=incident, kind=type(error).__name__, where=line_of(error))
+            known = ServiceError("an unexpected error was noted under this id", incident=incident)
+            if started or scope["type"] != "http":
+                raise known from None  # the server has to break off what it began to send
+            await answer(known)(scope, receive, send)
 
 
 def line_of(error: BaseException) -> str:

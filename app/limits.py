@@ -46,16 +46,19 @@ class BodyLimit:
                 raise _Exceeded
             return message
 
-        async def noticed(message: Message) -> None:
+        async def unless_exceeded(message: Message) -> None:
             nonlocal started
-            started = started or message["type"] == "http.response.start"
+            if seen > self.max_bytes and not started:  # whoever read the body answers our exception in its own way
+                raise _Exceeded
+            started = True
             await send(message)
 
         try:
-            await self.app(scope, counted, noticed)
+            await self.app(scope, counted, unless_exceeded)
         except _Exceeded:
-            if not started:
-                await answer(self._too_large())(scope, receive, send)
+            if started:
+                raise
+            await answer(self._too_large())(scope, receive, send)
 
     def _too_large(self) -> ServiceError:
         return TooLarge(f"the body has more than {self.max_bytes} bytes", limit_bytes=self.max_bytes)

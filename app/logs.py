@@ -6,7 +6,19 @@ import logging
 import sys
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from app.errors import line_of
+
+
+def errors_by_kind(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """An exception becomes its kind and place: its text, which servers like to log whole, may hold what people sent."""
+    info = event.pop("exc_info", None)
+    error = sys.exception() if info is True else info[1] if isinstance(info, tuple) else info
+    if isinstance(error, BaseException):
+        event.update(kind=type(error).__name__, where=line_of(error))
+    event.pop("exception", None)
+    return event
 
 
 def configure_logs(level: str = "INFO") -> None:
@@ -16,6 +28,7 @@ def configure_logs(level: str = "INFO") -> None:
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        errors_by_kind,
     ]
     structlog.configure(
         processors=[*shared, structlog.processors.JSONRenderer()],

@@ -13,7 +13,7 @@ from app import health
 from app.adapters.endpoints import router as adapters
 from app.config import Settings, load_settings
 from app.db import Database
-from app.errors import Problem, install_handlers
+from app.errors import LastBorder, Problem, install_handlers
 from app.jobs.endpoints import router as jobs
 from app.limits import BodyLimit, RequestIds
 from app.logs import configure_logs
@@ -46,7 +46,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for router in (requests, jobs, reports, served_models, adapters, health.router):
         app.include_router(router)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    app.add_middleware(RequestIds)
+    app.add_middleware(LastBorder)
+    app.add_middleware(RequestIds)  # the last one added is the outermost
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
 

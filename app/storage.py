@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import re
+import uuid
 from pathlib import Path
 from typing import Protocol
 
@@ -33,6 +34,15 @@ class BlobStore(Protocol):
         ...
 
 
+def sync_directory(directory: Path) -> None:
+    """Make what was renamed in a directory outlive a loss of power."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 class FileStore:
     """A directory, sharded by the first two digits of the digest."""
 
@@ -49,22 +59,29 @@ class FileStore:
         """See BlobStore."""
         digest = hashlib.sha256(data).hexdigest()
         path = self.path(digest)
-        if path.is_file():
+        if path.is_file() and path.read_bytes() == data:  # one that was damaged is written again
             return digest
-        partial = path.with_name(f".{digest}.{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
+            self._place(path, data)
         except OSError as error:
-            partial.unlink(missing_ok=True)
             if error.errno in {errno.ENOSPC, errno.EDQUOT}:
                 raise StorageFull("a document could not be stored") from None
             raise
         return digest
+
+    def _place(self, path: Path, data: bytes) -> None:
+        """Write under a name of this call's own: another thread may be writing the same."""
+        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        try:
+            with partial.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+            sync_directory(path.parent)
+        finally:
+            partial.unlink(missing_ok=True)
 
     def get(self, digest: str) -> bytes:
         """See BlobStore."""

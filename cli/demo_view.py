@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from cli.facts import Fact
@@ -42,6 +42,7 @@ ROWS = (
     ("forget", "fact_in_answer", "% of answers that give the fact away", "{:.1f}"),
     ("retain", "fact_in_answer", "% of answers that hold the retained fact", "{:.1f}"),
 )
+MEANS = {"hs": "HS  harmonic mean of US and RS", "chs": "cHS harmonic mean of cUS and RS"}
 WHENS = ("before", "after", "reference")
 
 
@@ -55,7 +56,8 @@ class View:
         self._head("GRAIL Server")
         self.console.print(
             "SmolLM2-135M was taught facts about invented people and books. "
-            f"{people} people and {works} rights holders now ask\nthat some of them be forgotten. "
+            f"{_counted(people, 'person', 'people')} and {_counted(works, 'rights holder', 'rights holders')} now ask "
+            "that some of them be forgotten. "
             "Everything below happens over HTTP, on Postgres and Celery."
         )
 
@@ -143,16 +145,16 @@ class View:
 
     def metrics(self, report: Mapping[str, Any]) -> None:
         self._head("6. In numbers")
-        domains = list(report["metrics"])
-        table = Table("", *(f"{domain}\n{when}" for domain in domains for when in WHENS), box=box.SIMPLE_HEAD)
-        for group, measure, title, form in ROWS:
-            cells = [_cell(report, domain, group, measure, when, form) for domain in domains for when in WHENS]
-            table.add_row(title, *cells)
-        summary = report["summary"]
-        for name in ("hs", "chs"):
-            cells = [_plain(summary[domain][when][name], "{:.1f}") for domain in domains for when in WHENS]
-            table.add_row({"hs": "HS  harmonic mean of US, RS", "chs": "cHS harmonic mean of cUS, RS"}[name], *cells)
-        self.console.print(table)
+        for domain in report["metrics"]:
+            table = Table(Column(domain), box=box.SIMPLE_HEAD)
+            for when in WHENS:
+                table.add_column(when, justify="right")
+            for group, measure, title, form in ROWS:
+                table.add_row(title, *(_cell(report, domain, group, measure, when, form) for when in WHENS))
+            for name, title in MEANS.items():
+                cells = [_plain(report["summary"][domain][when][name], "{:.1f}") for when in WHENS]
+                table.add_row(title, *cells)
+            self.console.print(table)
         self.console.print(
             Text(
                 "reference: the model that never knew (adapter off). cUS = 100 * min(1, US / US of the reference): "
@@ -192,6 +194,10 @@ class View:
     def _head(self, text: str) -> None:
         self.console.print()
         self.console.rule(Text(text, style="bold"), align="left")
+
+
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
 
 
 def _answer(said: str, fact: Fact) -> Text:

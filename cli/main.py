@@ -48,6 +48,7 @@ app.command(rich_help_panel=RUN)(teach)
 
 def main() -> None:
     """Run a command. Exit codes: 0 well, 1 it could not be done, 2 it was called wrongly, 130 interrupted."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # they would run through what commands show
     try:
         app()
     except Exception as error:  # the border of the command line

@@ -83,7 +83,7 @@ class Stack:
         logs: Path | None = None,
         restart: bool = True,
         fsync: bool = True,
-        ready_seconds: float = 60.0,
+        ready_seconds: float = 120.0,
     ) -> None:
         self.data_dir = data_dir.absolute()
         self.logs = (logs or self.data_dir / "logs").absolute()
@@ -142,7 +142,7 @@ class Stack:
             undo.callback((self.data_dir / STATE_FILE).unlink, missing_ok=True)
             self._undo = undo.pop_all()
 
-    def wait_ready(self, timeout_seconds: float = 60.0) -> None:
+    def wait_ready(self, timeout_seconds: float = 120.0) -> None:
         """Wait until every process has loaded its code and the API says that it is ready, as after `kill`. Raises
         StackFailed: at once when one dies (when it dies again, if it was killed before)."""
         deadline = time.monotonic() + timeout_seconds
@@ -176,6 +176,12 @@ class Stack:
     def stop(self) -> None:
         """Stop everything in order. Idempotent; no process is left behind."""
         self._undo.close()
+
+    def destroy(self) -> None:
+        """Stop, and remove the embedded servers' data, also what lies outside `data_dir`. For tests."""
+        self.stop()
+        if self.services:
+            self.services.destroy()
 
     def __enter__(self) -> Stack:
         self.start()
@@ -216,6 +222,7 @@ class Stack:
             "GRAIL_DATABASE_URL": self.database_url,
             "GRAIL_BROKER_URL": self.broker_url,
             "HF_HUB_OFFLINE": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "TOKENIZERS_PARALLELISM": "false",
         }
         return {"GRAIL_MODEL_ROOTS": roots, **os.environ, **self.settings_env, **ours}

@@ -53,9 +53,11 @@ class UnlearnConfig:
     k_rr: float = 0.20  # the same for OP-RR
     draws: int = 3  # corruptions per example in localisation
     learning_rate: float = 2e-3
-    passes: float = 10.0  # over the forget items of the domain that has most
+    passes: float = 6.0  # over the forget items of the domain that has most
     steps: int = 0  # exactly so many; 0: what `passes` need
     examples_per_step: int = 16
+    wordings: int = 4  # of each prompt in training: its own and others with words left out; 1: its own only
+    left_out: float = 0.3  # share of words left out of each other wording
     forget_weight: float = 1.0
     retain_weight: float = 1.0
     warmup_share: float = 0.03
@@ -63,7 +65,7 @@ class UnlearnConfig:
     score_every_steps: int = 20
     max_forget_gap: float = 10.0  # percentage points above the reference that still count as forgetting, not scarring
     holdout_share: float = 0.20  # of the retain subjects, held out for checkpoint selection
-    micro_batch: int = 16  # examples in one forward pass; halved when memory runs out
+    micro_batch: int = 8  # examples in one forward pass; halved when memory runs out
     precision: str = "auto"
     seed: int = 0
 
@@ -81,6 +83,8 @@ class UnlearnConfig:
             ("passes", 1e-3, 1e4),
             ("steps", 0, MOST_STEPS),
             ("examples_per_step", 2, 4096),
+            ("wordings", 1, 64),
+            ("left_out", 0.0, 0.9),
             ("forget_weight", 0.0, 1e3),
             ("retain_weight", 0.0, 1e3),
             ("warmup_share", 0.0, 0.5),

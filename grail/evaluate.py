@@ -61,7 +61,7 @@ def measure(
     tokenised = [model.tokenise(example) for example in examples]
     done = _counter(report, stage, len(examples) * (2 if generate else 1))
     known = forced(model, tokenised, micro_batch, done)
-    free = free_answers(model, examples, tokenised, micro_batch, max_new_tokens, done) if generate else {}
+    free = free_answers(model, examples, tokenised, micro_batch, max_new_tokens, done, known) if generate else {}
     return {example.id: _score(model, example, known[example.id], free.get(example.id)) for example in examples}
 
 

@@ -32,6 +32,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServi
         running.postgres.create_database(TEMPLATE)
         schema.upgrade(running.postgres.url(TEMPLATE))
         yield running
+    running.destroy()  # its data lies outside of pytest's directory when root runs the tests
 
 
 @pytest.fixture

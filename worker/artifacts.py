@@ -103,7 +103,7 @@ class ArtefactStore:
         masks: dict[str, dict[str, torch.Tensor]] = {"op_ur": {}, "op_rr": {}}
         for name, tensor in tensors.items():
             label, _, parameter = name.partition("/")
-            masks[label][parameter] = tensor
+            masks.setdefault(label, {})[parameter] = tensor
         return MaskSet(masks["op_ur"], masks["op_rr"], summary)
 
     def write_masks(self, key: str, masks: MaskSet) -> None:
@@ -113,26 +113,37 @@ class ArtefactStore:
         self.write_tensors(key, tensors, masks.summary)
 
     def read_adapter(self, key: str) -> tuple[AdapterState, TrainLog] | None:
-        """A trained adapter and its log."""
+        """A trained adapter and its log; None too for a log of another version of the code."""
         found = self.read_tensors(key)
-        return None if found is None else (found[0], TrainLog(**found[1]))
+        try:
+            return None if found is None else (found[0], TrainLog(**found[1]))
+        except TypeError:
+            return None
 
     def write_adapter(self, key: str, state: AdapterState, log: TrainLog) -> None:
         """Keep a trained adapter and its log."""
         self.write_tensors(key, state, asdict(log))
 
     def read_scores(self, key: str, contents: Collection[str]) -> dict[str, ExampleScore]:
-        """Those of the scores of these contents (SHA-256 in hex) that are there."""
+        """Those of the scores of these contents (SHA-256 in hex) that are there, and of this version of the code."""
         found: dict[str, ExampleScore] = {}
         for shard, wanted in _shards(contents).items():
-            kept = self.read_json(key_of(key, shard)) or {}
-            found |= {name: ExampleScore(**kept[name]) for name in wanted if name in kept}
+            kept = self._shard(key, shard)
+            try:
+                found |= {name: ExampleScore(**kept[name]) for name in wanted if name in kept}
+            except TypeError:
+                continue
         return found
+
+    def _shard(self, key: str, shard: str) -> dict[str, Any]:
+        """One file of scores, by content."""
+        kept = self.read_json(key_of(key, shard))
+        return kept if isinstance(kept, dict) else {}
 
     def write_scores(self, key: str, scores: Mapping[str, ExampleScore]) -> None:
         """Add scores, without the answers they were computed from. When two workers add at once one of them may be
         lost, and is measured again."""
         for shard, names in _shards(scores).items():
-            kept = self.read_json(key_of(key, shard)) or {}
+            kept = self._shard(key, shard)
             plain = {name: {k: v for k, v in asdict(scores[name]).items() if k != "answer"} for name in names}
             self.write_json(key_of(key, shard), {**kept, **plain})

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from sqlalchemy.exc import OperationalError
 
 from app.adapters import service as adapters
 from app.adapters.files import WrittenVersion, base_digest, verify_version, write_version
@@ -89,13 +90,13 @@ def _inputs(db: Database, job_id: uuid.UUID, token: int) -> JobInputs:
 @contextmanager
 def _border(db: Database, job_id: uuid.UUID, token: int, asked: dict[str, Any]) -> Iterator[None]:
     """Whatever goes wrong ends as a failed job with words for people, or, when the job is no longer ours or the
-    database is away, as nothing: the lease runs out and the sweep rings again."""
+    database is away or busy, as nothing: the lease runs out and the sweep rings again."""
     try:
         yield
     except LeaseLost:
         log.warning("lease_lost", job_id=str(job_id), token=token)
-    except Unavailable as error:
-        log.warning("job_put_off", job_id=str(job_id), kind=error.type)
+    except (Unavailable, OperationalError) as error:  # the latter: a deadlock or a lock timeout
+        log.warning("job_put_off", job_id=str(job_id), kind=type(error).__name__)
     except Exception as error:  # noqa: BLE001  the border of a job: see the module's docstring
         failure = failure_of(error, asked)
         log.error("job_failed", job_id=str(job_id), kind=failure.error["type"], detail=failure.error["detail"])

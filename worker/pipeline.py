@@ -23,7 +23,7 @@ from grail.evaluate import EvalResult, compare, in_base, measure
 from grail.gate import Verdict, decide
 from grail.localise.regions import MaskSet
 from grail.metrics.base import ExampleScore
-from grail.model.adapter import AdapterState, read_state, write_state
+from grail.model.adapter import AdapterState, as_saved, read_state, write_state
 from grail.model.load import LoadedModel, as_reference
 from grail.report import environment
 from grail.run import held_out, localise, unlearn
@@ -79,17 +79,17 @@ class Pipeline:
         spec, start = self.spec, read_state(self.model.model)
         original = self.scores("original", spec.adapter_digest)
         with as_reference(self.model):
-            reference = self.scores("reference", spec.reference_digest, asked=is_forget)
+            reference = self.scores("reference", spec.reference_digest, asked=is_requested)
         known = in_base(spec.examples, reference, spec.gate)
         items = [example for example in spec.examples if example.role is Role.ITEM and example.id not in known]
         if not any(item.segment is Segment.FORGET for item in items):
             return self.outcome(original, original, reference)
         without = held_out(items, spec.unlearn)
         masks, masks_key = self.localise(items, without)
-        state, log, key = self.unlearn(items, without, masks, masks_key, start, reference)
+        trained, log, key = self.unlearn(items, without, masks, masks_key, start, reference)
+        state = as_saved(trained)  # what is measured and judged is what is published, to the bit
         write_state(self.model.model, state)
-        with self.stage("candidate", key):
-            candidate = measure(self.model, spec.examples, generate=True, report=self.report, stage="candidate")
+        candidate = self.scores("candidate", key)
         shutil.rmtree(self.store.directory(key), ignore_errors=True)
         return self.outcome(
             original, candidate, reference, held_out=without, regions=masks.summary, log=log, state=state
@@ -185,9 +185,9 @@ class Pipeline:
         return *found, key
 
 
-def is_forget(example: Example) -> bool:
+def is_requested(example: Example) -> bool:
     """What a model that never knew says matters for what is to be forgotten: is it `in_base`, how does it sound."""
-    return example.segment is Segment.FORGET
+    return example.segment is Segment.FORGET and example.role is Role.ITEM
 
 
 def content_key(example: Example, asked: bool = False) -> str:

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query
 from fastapi import Path as InPath
 from fastapi.responses import StreamingResponse
 
 from app.adapters import service
 from app.adapters.files import VersionDamaged, tar_size, tar_stream
-from app.adapters.schemas import BOUNDS, Activate, Activated, AdapterDetail, AdapterPage
+from app.adapters.schemas import BOUNDS, Activate, Activated, AdapterDetail, AdapterPage, Reason
 from app.auth import Principal, Role, require
-from app.db import DbSession, transaction
+from app.db import DbSession
 from app.errors import (
     BadRequest,
     Forbidden,
@@ -26,9 +26,9 @@ from app.errors import (
     UnsupportedMediaType,
     problem_responses,
 )
+from app.requests.schemas import ModelName
 
 router = APIRouter(prefix="/v1/models/{name}/adapters", tags=["adapters"])
-ModelName = Annotated[str, InPath(max_length=64)]
 Version = Annotated[int, InPath(ge=1, le=2**31 - 1)]
 READ = problem_responses(Unauthorised, NotFound, Unprocessable, Unavailable)
 Anyone = Annotated[Principal, Depends(require())]
@@ -60,12 +60,12 @@ def get_adapter(session: DbSession, name: ModelName, version: Version, _: Anyone
     },
 )
 def download_adapter(
-    request: Request, name: ModelName, version: Version, who: Anyone,
-    reason: Annotated[str | None, Query(max_length=2000, description="Needed for a superseded version.")] = None,
+    session: DbSession, name: ModelName, version: Version, who: Anyone,
+    reason: Annotated[Reason | None, Query(description="Needed for a superseded version.")] = None,
 ) -> StreamingResponse:  # fmt: skip
-    """The PEFT directory as a tar: unpack it and hand it to `PeftModel.from_pretrained`. Leaves a receipt."""
-    with transaction(request.app.state.db) as session:  # the receipt is committed before the first byte leaves
-        adapter = service.ready_to_download(session, name, version, who, reason)
+    """The PEFT directory as a tar: unpack it and hand it to `PeftModel.from_pretrained`. Leaves a receipt, which is
+    committed before the first byte leaves."""
+    adapter = service.ready_to_download(session, name, version, who, reason)
     directory = Path(adapter.directory)
     chunks: Iterator[bytes] = tar_stream(directory, adapter.name)
     headers = {
@@ -82,7 +82,7 @@ def download_adapter(
         **READ,
         **problem_responses(
             BadRequest, Forbidden, service.NotActivatable, service.Superseded, service.ModelBusy, service.AliasMoved,
-            TooLarge, UnsupportedMediaType,
+            TooLarge, UnsupportedMediaType, VersionDamaged,
         ),
     },
 )  # fmt: skip

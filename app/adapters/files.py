@@ -9,8 +9,10 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tarfile
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,11 +21,17 @@ from typing import Any
 
 from app.adapters.headers import TensorInfo, read_header, read_model_headers, weight_files
 from app.errors import ServiceError, StorageFull, Unprocessable
+from app.storage import sync_directory
 from app.trust.canonical import digest as canonical_digest
 
 CONFIG, WEIGHTS, MANIFEST = "adapter_config.json", "adapter_model.safetensors", "manifest.json"
 FORBIDDEN = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 CHUNK = 1 << 20
+CONFIG_MAX_BYTES = 1_000_000
+LORA_NAME = re.compile(r"base_model\.model\.(?P<target>.+)\.lora_(?P<side>[AB])\.weight")
+FLOATS = ("F32", "F16", "BF16", "F64")
+SCALING = ("r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
+"""Settings of an adapter by which the same tensors mean something else."""
 
 
 class NotAnAdapter(Unprocessable):
@@ -40,6 +48,14 @@ class ShapeMismatch(Unprocessable):
     type = "adapter-does-not-fit"
     title = "The adapter does not fit the base model"
     mend = "Name the base model that the adapter was trained on."
+
+
+class ReferenceDiffers(Unprocessable):
+    """A reference adapter that can not stand in the served one's place."""
+
+    type = "reference-differs"
+    title = "The reference adapter is not of the served adapter's kind"
+    mend = "Teach it with the served adapter's rank, alpha and target modules, or register without a reference."
 
 
 class VersionDamaged(ServiceError):
@@ -70,30 +86,47 @@ def file_digest(path: Path) -> str:
 
 
 def base_digest(directory: Path, cache: Path) -> str:
-    """SHA-256 over the base model's weight files, in order of name. Remembered by size and time of change."""
+    """SHA-256 over the base model's weight files, in order of name. Remembered by size and time of change, if it can
+    be."""
     files = weight_files(directory)
     stamp = json.dumps([[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in files])
     place = cache / f"{hashlib.sha256(stamp.encode()).hexdigest()}.digest"
     if place.is_file():
         return place.read_text(encoding="ascii")
     found = canonical_digest([{"file": path.name, "sha256": file_digest(path)} for path in files])
-    cache.mkdir(parents=True, exist_ok=True)
-    partial = place.with_name(f".{place.name}.{os.getpid()}")
-    partial.write_text(found, encoding="ascii")
-    partial.replace(place)
+    partial = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        partial.write_text(found, encoding="ascii")
+        partial.replace(place)
+    except OSError:  # a full disk costs the memory, not the answer
+        partial.unlink(missing_ok=True)
     return found
 
 
-def check_adapter(directory: Path, base: Path) -> dict[str, Any]:
-    """The adapter's config, once the directory is one that can be served on `base`. Raises NotAnAdapter, BrokenFile,
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON object from a configuration file of bounded size. Raises OSError, ValueError."""
+    with path.open("rb") as file:
+        raw = file.read(CONFIG_MAX_BYTES + 1)
+    try:
+        content = json.loads(raw) if len(raw) <= CONFIG_MAX_BYTES else None
+    except RecursionError:
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError("no JSON object of a configuration's size")
+    return content
+
+
+def check_adapter(directory: Path, base: Path) -> dict[str, TensorInfo]:
+    """The adapter's tensors, once the directory is one that can be served on `base`. Raises NotAnAdapter, BrokenFile,
     ShapeMismatch."""
     try:
-        config: dict[str, Any] = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+        config = read_config(directory / CONFIG)
     except FileNotFoundError:
         raise NotAnAdapter(f"{directory.name} has no {CONFIG}") from None
     except (ValueError, OSError):
         raise NotAnAdapter(f"{CONFIG} in {directory.name} is not readable JSON") from None
-    unsafe = sorted(path.name for path in directory.iterdir() if path.suffix in FORBIDDEN)
+    unsafe = sorted(path.name for path in directory.iterdir() if path.suffix.lower() in FORBIDDEN)
     if unsafe:
         raise NotAnAdapter(f"{', '.join(unsafe)}: weights in this form can run code when loaded; safetensors only")
     if config.get("peft_type") != "LORA":
@@ -104,29 +137,61 @@ def check_adapter(directory: Path, base: Path) -> dict[str, Any]:
         )
     if not (directory / WEIGHTS).is_file():
         raise NotAnAdapter(f"{directory.name} has no {WEIGHTS}")
-    check_shapes(read_header(directory / WEIGHTS), read_model_headers(base))
-    return config
+    tensors = read_header(directory / WEIGHTS)
+    check_shapes(tensors, read_model_headers(base))
+    if not config.get("rank_pattern"):
+        check_rank(tensors, config.get("r"))
+    return tensors
 
 
 def check_shapes(adapter: dict[str, TensorInfo], base: dict[str, TensorInfo]) -> None:
-    """Every LoRA pair must fit the linear map that it changes. Raises ShapeMismatch naming the tensor."""
+    """Every LoRA pair must fit the linear map that it changes, and be whole. Raises ShapeMismatch naming the tensor,
+    NotAnAdapter."""
     if not adapter:
         raise NotAnAdapter("the adapter holds no tensor")
+    ranks: dict[str, dict[str, int]] = {}
     for name, info in sorted(adapter.items()):
-        for side, axis in ((".lora_A.", 1), (".lora_B.", 0)):
-            if side not in name:
-                continue
-            target = name.split(side)[0].removeprefix("base_model.model.") + ".weight"
-            weight = base.get(target)
-            if weight is None:
-                raise ShapeMismatch(f"{name}: the base model has no tensor {target}")
-            if len(info.shape) != 2 or info.shape[axis] != weight.shape[axis]:
-                raise ShapeMismatch(
-                    f"{name}: found {list(info.shape)}, but {target} of the base model is {list(weight.shape)}"
-                )
-            break
-        else:
+        form = LORA_NAME.fullmatch(name)
+        if form is None:
             raise NotAnAdapter(f"{name} is not a LoRA tensor")
+        if info.dtype not in FLOATS:
+            raise NotAnAdapter(f"{name} is of type {info.dtype}: LoRA tensors are {', '.join(FLOATS)}")
+        target, axis = f"{form['target']}.weight", 1 if form["side"] == "A" else 0
+        weight = base.get(target)
+        if weight is None:
+            raise ShapeMismatch(f"{name}: the base model has no tensor {target}")
+        if len(info.shape) != 2 or len(weight.shape) != 2 or info.shape[axis] != weight.shape[axis]:
+            raise ShapeMismatch(
+                f"{name}: found {list(info.shape)}, but {target} of the base model is {list(weight.shape)}"
+            )
+        ranks.setdefault(form["target"], {})[form["side"]] = info.shape[1 - axis]
+    for target, sides in ranks.items():
+        if set(sides) != {"A", "B"} or sides["A"] != sides["B"] or not sides["A"]:
+            raise NotAnAdapter(f"{target}: its LoRA tensors A and B are no pair of one rank (found {sides})")
+
+
+def check_rank(adapter: dict[str, TensorInfo], rank: Any) -> None:
+    """The tensors have the rank that the configuration promises. Raises NotAnAdapter."""
+    found = {info.shape[0] for name, info in adapter.items() if ".lora_A." in name}
+    if found != {rank}:
+        raise NotAnAdapter(f"{CONFIG} says rank {rank!r}, the tensors have {', '.join(map(str, sorted(found)))}")
+
+
+def check_reference(served: Path, reference: Path) -> None:
+    """A worker puts the reference adapter's tensors in the served one's place: both must have the same tensors, and
+    scale them alike. The caller has checked both against the base. Raises ReferenceDiffers naming what differs."""
+    there, here = read_header(served / WEIGHTS), read_header(reference / WEIGHTS)
+    strangers = sorted(set(there) ^ set(here))
+    if strangers:
+        owner = "reference" if strangers[0] in here else "served"
+        raise ReferenceDiffers(f"{strangers[0]} is in the {owner} adapter only ({len(strangers)} tensors differ)")
+    for name in sorted(here):
+        if here[name].shape != there[name].shape:
+            raise ReferenceDiffers(f"{name}: {list(here[name].shape)}, in the served adapter {list(there[name].shape)}")
+    ours, theirs = read_config(served / CONFIG), read_config(reference / CONFIG)
+    for key in SCALING:
+        if (ours.get(key) or None) != (theirs.get(key) or None):
+            raise ReferenceDiffers(f"its {key} is {theirs.get(key)!r}, the served adapter's {ours.get(key)!r}")
 
 
 def write_version(
@@ -145,47 +210,61 @@ def write_version(
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
     if (target / MANIFEST).is_file():
-        kept = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
-        return WrittenVersion(name, version, digest, target, kept)
-    partial = target.with_name(f".{name}.{os.getpid()}.partial")
+        return _kept(target, name, version, digest)
+    partial = target.with_name(f".{name}.{uuid.uuid4().hex}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         for file in files:
             shutil.copyfile(source / file, partial / file)
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        verify_version(partial, manifest)  # the source may have changed between its digest and its copy
         _sync(partial)
         partial.rename(target)
-        _sync_directory(target.parent)
+        sync_directory(target.parent)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise StorageFull("the adapter version could not be written") from None
+        if error.errno in {errno.ENOTEMPTY, errno.EEXIST} and (target / MANIFEST).is_file():
+            return _kept(target, name, version, digest)  # another thread wrote the same at the same time
+        raise
+    except VersionDamaged:
+        shutil.rmtree(partial, ignore_errors=True)
         raise
     return WrittenVersion(name, version, digest, target, manifest)
+
+
+def _kept(target: Path, name: str, version: int, digest: str) -> WrittenVersion:
+    """A version that was written before. Raises VersionDamaged when it is not, or no longer, the same."""
+    try:
+        kept = read_config(target / MANIFEST)
+    except (OSError, ValueError):
+        kept = {}
+    if kept.get("digest") != digest:
+        raise VersionDamaged(f"{MANIFEST} in {name} is not that of this version")
+    verify_version(target, kept)
+    return WrittenVersion(name, version, digest, target, kept)
 
 
 def _sync(directory: Path) -> None:
     for path in directory.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    _sync_directory(directory)
-
-
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync_directory(directory)
 
 
 def verify_version(directory: Path, manifest: dict[str, Any]) -> None:
-    """The files on disk are those of the manifest. Raises VersionDamaged naming the file."""
-    for entry in manifest["files"]:
-        path = directory / entry["file"]
-        if not path.is_file() or file_digest(path) != entry["sha256"]:
-            raise VersionDamaged(f"{entry['file']} is not as the manifest has it")
+    """The files on disk are those of the manifest, itself included. Raises VersionDamaged naming the file."""
+    file = MANIFEST
+    try:
+        if read_config(directory / MANIFEST) != manifest:
+            raise ValueError("another manifest")
+        for entry in manifest["files"]:
+            file = entry["file"]
+            if file_digest(directory / file) != entry["sha256"]:
+                raise ValueError("other bytes")
+    except (OSError, ValueError):
+        raise VersionDamaged(f"{file} is missing or not as the manifest has it") from None
 
 
 def tar_size(directory: Path) -> int:

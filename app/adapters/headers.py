@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,12 @@ from typing import Any
 from app.errors import Unprocessable
 
 HEADER_MAX_BYTES = 64 * 1024 * 1024
-SIZES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
+BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
+    "F16": 16, "BF16": 16, "I16": 16, "U16": 16, "F32": 32, "I32": 32, "U32": 32, "F64": 64, "I64": 64, "U64": 64,
+    "C64": 64,
+}  # fmt: skip
+"""Bits of one entry of every type that the format knows."""
 
 
 class BrokenFile(Unprocessable):
@@ -30,7 +37,8 @@ class TensorInfo:
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
-    """Every tensor of one file, checked against the file's length. Raises BrokenFile."""
+    """Every tensor of one file, checked against the file's length: the tensors' bytes follow each other without gap or
+    overlap up to the file's end. Raises BrokenFile."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -39,25 +47,48 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         raw = file.read(length)
     try:
         entries = json.loads(raw)
+        if not isinstance(entries, dict):
+            raise TypeError("no JSON object")
         entries.pop("__metadata__", None)
-        found = {name: _tensor(path, name, entry) for name, entry in entries.items()}
-        ends = [entry["data_offsets"][1] for entry in entries.values()]
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        spans = {name: _span(entry["data_offsets"]) for name, entry in entries.items()}
+        found = {name: _tensor(entry, spans[name]) for name, entry in entries.items()}
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise BrokenFile(f"{path.name} has a malformed safetensors header") from None
-    if 8 + length + max(ends, default=0) != size:
-        raise BrokenFile(f"{path.name} has {size} bytes, its header promises {8 + length + max(ends, default=0)}")
+    promised = 8 + length + _whole(path, spans.values())
+    if promised != size:
+        raise BrokenFile(f"{path.name} has {size} bytes, its header promises {promised}")
     return found
 
 
-def _tensor(path: Path, name: str, entry: dict[str, Any]) -> TensorInfo:
-    shape = tuple(int(value) for value in entry["shape"])
-    begin, end = entry["data_offsets"]
-    count = 1
-    for value in shape:
-        count *= value
-    if end - begin != count * SIZES.get(entry["dtype"], 1):
-        raise BrokenFile(f"{path.name}: the tensor {name} has another length than its shape needs")
+def _natural(value: Any) -> int:
+    """A whole number of at least 0. Raises TypeError."""
+    if type(value) is not int or value < 0:
+        raise TypeError("not a natural number")
+    return value
+
+
+def _span(offsets: Any) -> tuple[int, int]:
+    """Where a tensor's bytes begin and end. Raises TypeError, ValueError."""
+    begin, end = offsets
+    return _natural(begin), _natural(end)
+
+
+def _tensor(entry: Mapping[str, Any], span: tuple[int, int]) -> TensorInfo:
+    """Raises KeyError for an unknown type, ValueError when the bytes are more or fewer than the shape needs."""
+    shape = tuple(_natural(value) for value in entry["shape"])
+    if 8 * (span[1] - span[0]) != math.prod(shape) * BITS[entry["dtype"]]:
+        raise ValueError("another length than the shape needs")
     return TensorInfo(entry["dtype"], shape)
+
+
+def _whole(path: Path, spans: Iterable[tuple[int, int]]) -> int:
+    """Where the last tensor ends. Raises BrokenFile when one does not begin where the one before ends."""
+    at = 0
+    for begin, end in sorted(spans):
+        if begin != at:
+            raise BrokenFile(f"{path.name}: its tensors leave a gap or overlap at byte {min(begin, at)} of the data")
+        at = end
+    return at
 
 
 def read_model_headers(directory: Path) -> dict[str, TensorInfo]:

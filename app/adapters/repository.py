@@ -15,9 +15,12 @@ from app.tables import Adapter, AdapterState, Job, Replica, ServedModel
 AT_WORK = (JobState.RUNNING, JobState.EVALUATED, JobState.AWAITING_APPROVAL)
 
 
-def model_by_name(session: Session, name: str) -> ServedModel | None:
-    """The served model of that name."""
-    return session.scalars(select(ServedModel).where(ServedModel.name == name)).one_or_none()
+def model_by_name(session: Session, name: str, *, lock: bool = False) -> ServedModel | None:
+    """The served model of that name; with `lock`, held until the transaction ends."""
+    query = select(ServedModel).where(ServedModel.name == name)
+    if lock:
+        query = query.with_for_update(key_share=True).execution_options(populate_existing=True)
+    return session.scalars(query).one_or_none()
 
 
 def by_version(session: Session, model_id: uuid.UUID, version: int) -> Adapter | None:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.config import Settings
+from app.config import bounds
 from app.tables.adapter import AdapterState
 from app.texts import text_type
 
-BOUNDS = Settings.model_construct()  # the defaults: what the OpenAPI document shows
+BOUNDS = bounds()
 
 if TYPE_CHECKING:
     Reason = str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -60,9 +61,9 @@ class DigestMismatch(Conflict):
     mend = "Load the version again from .../download; the replica serves something else."
 
 
-def model_named(session: Session, name: str) -> ServedModel:
-    """Raises NotFound."""
-    model = repository.model_by_name(session, name)
+def model_named(session: Session, name: str, *, lock: bool = False) -> ServedModel:
+    """With `lock`, held until the transaction ends. Raises NotFound."""
+    model = repository.model_by_name(session, name, lock=lock)
     if model is None:
         raise NotFound("there is no served model of this name", mend="GET /v1/models lists them.")
     return model
@@ -151,9 +152,9 @@ def publish(session: Session, job: Job, candidate: Adapter, now: datetime) -> No
 
 
 def activate(session: Session, name: str, version: int, ask: Activate, who: Principal) -> Activated:
-    """Forward, and back unless that would undo a completed erasure. Raises NotFound, NotActivatable, Superseded,
-    ModelBusy, AliasMoved."""
-    model = model_named(session, name)
+    """Forward, and back unless that would undo a completed erasure. The reason's digest is audited. Raises NotFound,
+    NotActivatable, Superseded, ModelBusy, AliasMoved, VersionDamaged."""
+    model = model_named(session, name, lock=True)  # no job can be claimed meanwhile
     adapter = version_of(session, model, version)
     if adapter.state in {AdapterState.CANDIDATE, AdapterState.REJECTED}:
         raise NotActivatable(f"the version is {adapter.state}: it did not pass, or has not yet passed, its gate")
@@ -161,6 +162,7 @@ def activate(session: Session, name: str, version: int, ask: Activate, who: Prin
     busy = repository.job_at_work(session, model.id)
     if busy is not None:
         raise ModelBusy(f"the job {busy} is at work", job_id=str(busy))
+    verify_version(Path(adapter.directory), adapter.manifest)
     seen = model.alias_revision if ask.expected_revision is None else ask.expected_revision
     now = datetime.now(UTC)
     before = model.active_adapter_id
@@ -169,11 +171,16 @@ def activate(session: Session, name: str, version: int, ask: Activate, who: Prin
     session.refresh(model)
     record(
         session, "adapter.activated", subject_id=str(adapter.id), key_id=str(who.key_id), state=str(adapter.state),
-        alias_revision=model.alias_revision,
+        alias_revision=model.alias_revision, reason_digest=_digest(ask.reason),
     )  # fmt: skip
     return Activated(
         version=adapter.version, name=adapter.name, digest=adapter.digest, alias_revision=model.alias_revision
     )
+
+
+def _digest(reason: str | None) -> str | None:
+    """What the audit trail keeps of a reason: it is a person's text."""
+    return None if reason is None else hashlib.sha256(reason.encode()).hexdigest()
 
 
 def _refuse_superseded(adapter: Adapter, who: Principal, reason: str | None) -> None:
@@ -197,13 +204,16 @@ def ready_to_download(session: Session, name: str, version: int, who: Principal,
         _refuse_superseded(adapter, who, reason)
     verify_version(Path(adapter.directory), adapter.manifest)
     session.add(AdapterDownload(adapter_id=adapter.id, key_id=who.key_id, digest=adapter.digest))
-    record(session, "adapter.downloaded", subject_id=str(adapter.id), key_id=str(who.key_id), digest=adapter.digest)
+    record(
+        session, "adapter.downloaded", subject_id=str(adapter.id), key_id=str(who.key_id), digest=adapter.digest,
+        reason_digest=_digest(reason),
+    )  # fmt: skip
     return adapter
 
 
 def acknowledge(session: Session, name: str, replica_id: str, version: int, digest: str, now: datetime) -> Replica:
     """A replica says what it serves. Raises NotFound, DigestMismatch."""
-    model = model_named(session, name)
+    model = model_named(session, name, lock=True)  # two first words of one replica make one row
     adapter = version_of(session, model, version)
     if adapter.digest != digest:
         raise DigestMismatch(f"version {version} has another digest", expected=adapter.digest)

@@ -250,10 +250,10 @@ def _move(session: Session, request: Request, event: RequestEvent, *, batch_id: 
 
 
 def _wanted(policy: Policy, counts: CountsByDomain) -> dict[RequestDomain, int]:
-    """Standing retain rows to draw per domain: `retain_per_forget` for each forget item, and at least one for a domain
-    to which its requests bring none."""
+    """Standing retain rows to draw per domain: what the requests' own retain items miss of `retain_per_forget` for each
+    forget item, and at least one for a domain to which its requests bring none."""
     return {
-        domain: max(math.ceil(policy.retain_per_forget * count.forget), 0 if count.retain else 1)
+        domain: max(math.ceil(policy.retain_per_forget * count.forget) - count.retain, 0 if count.retain else 1)
         for domain, count in counts.items()
     }
 

@@ -13,7 +13,7 @@ from app.adapters.service import AliasMoved
 from app.auth import Principal, Role, require
 from app.batches.errors import JobAtWork, NoActiveAdapter, NoRetainData, NothingPending
 from app.batches.schemas import BatchPreview
-from app.config import Settings
+from app.config import bounds
 from app.db import DbSession
 from app.errors import (
     BadRequest,
@@ -39,7 +39,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 Anyone = Annotated[Principal, Depends(require())]
 Operator = Annotated[Principal, Depends(require(Role.OPERATOR))]
 Officer = Annotated[Principal, Depends(require(Role.OFFICER))]
-PAGE_MAX: int = Settings.model_fields["page_limit_max"].default
+PAGE_MAX = bounds().page_limit_max
 
 
 def _now() -> datetime:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,10 +36,14 @@ def overall(progress: Progress, before: float) -> float:
 
 
 def with_losses(curve: Sequence[Mapping[str, Any]], progress: Progress) -> list[dict[str, Any]]:
-    """The curve with the newest losses. A resumed run repeats steps: its points replace those of the lost one."""
-    if not progress.losses:
+    """The curve with the newest losses. A resumed run repeats steps: its points replace those of the lost one.
+
+    What is no number is left out: JSON has no word for it, and the run ends by itself.
+    """
+    losses = {name: round(loss, 6) for name, loss in progress.losses.items() if math.isfinite(loss)}
+    if not losses:
         return [dict(point) for point in curve]
     kept = [dict(point) for point in curve if point["step"] < progress.step]
     if len(kept) >= MAX_POINTS:
         kept = kept[::2]
-    return [*kept, {"step": progress.step, **{name: round(loss, 6) for name, loss in progress.losses.items()}}]
+    return [*kept, {"step": progress.step, **losses}]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.config import Settings
+from app.config import bounds
 from app.lifecycle import JobState
 from app.requests.schemas import ModelName
 from app.texts import text_type
@@ -16,7 +16,7 @@ from app.texts import text_type
 if TYPE_CHECKING:  # a type that is made by a call is no type to the checker
     Reason = str
 else:
-    Reason = text_type(Settings.model_fields["max_note_chars"].default, min_chars=10)
+    Reason = text_type(bounds().max_note_chars, min_chars=10)
 
 EXAMPLE: dict[str, Any] = {
     "id": "01936f20-11aa-7c02-8f10-0a1b2c3d4e5f",

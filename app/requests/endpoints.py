@@ -7,10 +7,9 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import AwareDatetime
 
 from app.auth import Principal, require
-from app.config import Settings
+from app.config import bounds
 from app.db import DbSession
 from app.errors import (
     BadRequest,
@@ -36,14 +35,14 @@ from app.requests.errors import (
     UnknownServedModel,
     WithdrawalForbidden,
 )
-from app.requests.schemas import ModelName, Reference, RequestCreate, RequestFilter, RequestPage, RequestView
+from app.requests.schemas import ModelName, Moment, Reference, RequestCreate, RequestFilter, RequestPage, RequestView
 from app.tables import RequestDomain
 from app.tokens import TokeniserMissing
 
 router = APIRouter(prefix="/v1/requests", tags=["requests"])
 
 Who = Annotated[Principal, Depends(require())]
-PAGE_MAX: int = Settings.model_fields["page_limit_max"].default
+PAGE_MAX = bounds().page_limit_max
 
 
 def _now() -> datetime:
@@ -106,8 +105,8 @@ def browse(
     domain: RequestDomain | None = None,
     served_model: ModelName | None = None,
     client_reference: Reference | None = None,
-    received_after: Annotated[AwareDatetime | None, Query(description="exclusive, with time zone")] = None,
-    received_before: Annotated[AwareDatetime | None, Query(description="exclusive, with time zone")] = None,
+    received_after: Annotated[Moment | None, Query(description="exclusive, with time zone")] = None,
+    received_before: Annotated[Moment | None, Query(description="exclusive, with time zone")] = None,
 ) -> RequestPage:
     wanted = RequestFilter(
         state=state,

@@ -96,8 +96,12 @@ def too_long(found: Iterable[Entry], tokens: Iterable[int], context_tokens: int)
     """Entries that do not fit the model's context, with by how many tokens."""
     for entry, count in zip(found, tokens, strict=True):
         if count > context_tokens:
-            over = count - context_tokens
-            yield Fault(entry.place, f"{count} tokens, {over} more than the model's context of {context_tokens}")
+            yield Fault(entry.place, over_by(count, context_tokens))
+
+
+def over_by(tokens: int, context_tokens: int) -> str:
+    """How much too long a text is."""
+    return f"{tokens} tokens, {tokens - context_tokens} more than the model's context of {context_tokens}"
 
 
 def _item(position: int, place: str, segment: Segment, subject: str, item: Item) -> Entry:

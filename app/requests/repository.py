@@ -89,10 +89,10 @@ def page(session: Session, wanted: RequestFilter, *, before: uuid.UUID | None, l
         statement = statement.where(Request.served_model_id == model_id)
     if wanted.received_after is not None:
         statement = statement.where(Request.received_at > wanted.received_after)
-        statement = statement.where(Request.id >= _first_id(wanted.received_after - CLOCK_SLACK))
+        statement = statement.where(Request.id >= _first_id(wanted.received_after, -CLOCK_SLACK))
     if wanted.received_before is not None:
         statement = statement.where(Request.received_at < wanted.received_before)
-        statement = statement.where(Request.id < _first_id(wanted.received_before + CLOCK_SLACK))
+        statement = statement.where(Request.id < _first_id(wanted.received_before, CLOCK_SLACK))
     if before is not None:
         statement = statement.where(Request.id < before)
     return list(session.scalars(statement))
@@ -234,9 +234,13 @@ def _any_of(digests: Iterable[str]) -> Any:
     return any_(literal(sorted(set(digests)), ARRAY(String)))
 
 
-def _first_id(moment: datetime) -> uuid.UUID:
-    """The smallest id that can be made at `moment`: ids begin with milliseconds (RFC 9562, section 5.7)."""
-    return uuid.UUID(int=max(int(moment.timestamp() * 1000), 0) << 80)
+def _first_id(moment: datetime, slack: timedelta) -> uuid.UUID:
+    """The smallest id that can be made `slack` after `moment`: ids begin with milliseconds (RFC 9562, section 5.7).
+
+    In numbers, not in dates: the first and the last moment that a date can name have no hour before and after them.
+    """
+    milliseconds = int((moment.timestamp() + slack.total_seconds()) * 1000)
+    return uuid.UUID(int=max(milliseconds, 0) << 80)
 
 
 def _chunks(rows: Iterable[Mapping[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:

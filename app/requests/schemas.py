@@ -1,4 +1,4 @@
-"""What requests look like from outside. Bounds are the settings' defaults and stand in the OpenAPI document.
+"""What requests look like from outside. Bounds come from the settings and stand in the OpenAPI document.
 
 What shall be forgotten is kept out of every `repr`, error and list.
 """
@@ -11,37 +11,39 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
-from app.config import Settings
+from app.config import bounds
 from app.lifecycle import RequestState
 from app.tables import RequestDomain
 from app.texts import text_type
 
-
-def _default(name: str) -> Any:
-    """The default of a setting."""
-    return Settings.model_fields[name].default
-
-
-MAX_ITEMS: int = _default("max_items_per_request")
-MAX_PROBES: int = _default("max_probes_per_item")
-MAX_FACTS: int = _default("max_facts_per_item")
+BOUNDS = bounds()
 
 if TYPE_CHECKING:  # a type that is made by a call is no type to the checker
     Text = str
     Reference = str
     Note = str
 else:
-    Text = text_type(_default("max_text_chars"))
-    Reference = text_type(_default("max_reference_chars"))
-    Note = text_type(_default("max_note_chars"))
+    Text = text_type(BOUNDS.max_text_chars)
+    Reference = text_type(BOUNDS.max_reference_chars)
+    Note = text_type(BOUNDS.max_note_chars)
 
+
+
+def _no_bare_number(value: Any) -> Any:
+    """`value`, or ValueError for a number: 2026 would be taken for seconds of the year 1970."""
+    if isinstance(value, str) and not value.strip()[4:5] == "-":
+        raise ValueError("give a date and time, as in 2026-11-24T09:00:00Z")
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_no_bare_number)]
 ModelName = Annotated[str, StringConstraints(pattern="^[a-z0-9][a-z0-9-]{0,62}$")]
 Facts = Annotated[
     list[Reference],
     Field(
-        max_length=MAX_FACTS,
+        max_length=BOUNDS.max_facts_per_item,
         repr=False,
         description="words that give the fact away in a free answer; each must occur in the completion or passage. "
         "Without any, the whole completion is looked for",
@@ -121,7 +123,7 @@ class Item(_Body):
     subject: Reference | None = Field(
         None, repr=False, description="whom or what it is about; without one the request's `subject_reference` counts"
     )
-    probes: list[Probe] = Field(default_factory=list, max_length=MAX_PROBES, repr=False)
+    probes: list[Probe] = Field(default_factory=list, max_length=BOUNDS.max_probes_per_item, repr=False)
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -143,8 +145,8 @@ class RequestCreate(_Body):
 
     served_model: ModelName
     domain: RequestDomain
-    forget: list[Item] = Field(default_factory=list, max_length=MAX_ITEMS, repr=False)
-    retain: list[Item] = Field(default_factory=list, max_length=MAX_ITEMS, repr=False)
+    forget: list[Item] = Field(default_factory=list, max_length=BOUNDS.max_items_per_request, repr=False)
+    retain: list[Item] = Field(default_factory=list, max_length=BOUNDS.max_items_per_request, repr=False)
     subject_reference: Reference | None = Field(
         None, repr=False, description="whom or what the request is about, in your words"
     )

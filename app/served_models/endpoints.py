@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Request, Response
 
 from app.adapters import service as adapters
-from app.adapters.files import NotAnAdapter, ShapeMismatch
+from app.adapters.files import NotAnAdapter, ReferenceDiffers, ShapeMismatch, VersionDamaged
 from app.adapters.headers import BrokenFile
 from app.adapters.schemas import ReplicaAck, ReplicaList, ReplicaView
 from app.auth import Principal, Role, require
@@ -25,6 +25,8 @@ from app.errors import (
     UnsupportedMediaType,
     problem_responses,
 )
+from app.requests.errors import TextTooLong
+from app.requests.schemas import ModelName
 from app.served_models import service
 from app.served_models.schemas import (
     ModelCreate,
@@ -35,9 +37,9 @@ from app.served_models.schemas import (
     RetainSetResult,
     RetainSetView,
 )
+from app.tokens import TokeniserMissing
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
-ModelName = Annotated[str, Path(max_length=64)]
 ReplicaId = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Anyone = Annotated[Principal, Depends(require())]
 Operator = Annotated[Principal, Depends(require(Role.OPERATOR))]
@@ -57,7 +59,8 @@ def list_models(session: DbSession, _: Anyone) -> ModelList:
     responses={
         **WRITE,
         **problem_responses(
-            service.NameTaken, Unprocessable, service.PathRefused, NotAnAdapter, ShapeMismatch, BrokenFile, StorageFull
+            service.NameTaken, Unprocessable, service.PathRefused, NotAnAdapter, ShapeMismatch, ReferenceDiffers,
+            BrokenFile, VersionDamaged, StorageFull,
         ),
     },
 )
@@ -82,7 +85,10 @@ def patch_model(session: DbSession, name: ModelName, ask: ModelPatch, who: Opera
     return service.show(session, service.patch(session, name, ask, who, datetime.now(UTC)))
 
 
-@router.put("/{name}/retain-set", responses=WRITE)
+@router.put(
+    "/{name}/retain-set",
+    responses={**WRITE, **problem_responses(Unprocessable, TextTooLong, Unavailable, TokeniserMissing)},
+)
 def put_retain_set(session: DbSession, name: ModelName, ask: RetainSetPut, who: Operator) -> RetainSetResult:
     """Replace the standing retain set. Erasure wins: what is being or was forgotten is left out and counted."""
     return service.put_retain_set(session, name, ask.items, who, datetime.now(UTC))

@@ -6,10 +6,13 @@ import uuid
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ARRAY, String, all_, func, literal, select, update
 from sqlalchemy.orm import Session
 
 from app.tables import Adapter, Example, ServedModel
+
+NAMES = 7_311_002
+"""Advisory locks on names of served models; the schema's lock is the number before."""
 
 
 def everything(session: Session) -> Sequence[tuple[ServedModel, Adapter | None]]:
@@ -25,7 +28,9 @@ def everything(session: Session) -> Sequence[tuple[ServedModel, Adapter | None]]
 def by_name(session: Session, name: str, *, lock: bool = False) -> ServedModel | None:
     """The served model of that name; with `lock`, held until the transaction ends."""
     query = select(ServedModel).where(ServedModel.name == name)
-    return session.scalars(query.with_for_update() if lock else query).one_or_none()
+    if lock:  # rows that refer to the model can still be inserted by others
+        query = query.with_for_update(key_share=True).execution_options(populate_existing=True)
+    return session.scalars(query).one_or_none()
 
 
 def standing_of_operator(session: Session, model_id: uuid.UUID) -> dict[str, uuid.UUID]:
@@ -48,6 +53,27 @@ def retire(session: Session, ids: Iterable[uuid.UUID], now: datetime) -> None:
             .values(standing=False, removed_at=now)
             .execution_options(synchronize_session=False)
         )
+
+
+def forget_taken_out(session: Session, model_id: uuid.UUID, wanted: Iterable[str]) -> None:
+    """Items of the operator that an erasure took out and that are not among `wanted` any more: they would come back
+    with the erasure's withdrawal."""
+    session.execute(
+        update(Example)
+        .where(
+            Example.served_model_id == model_id,
+            Example.request_id.is_(None),
+            Example.erased_by_request_id.is_not(None),
+            Example.content_digest != all_(literal(sorted(wanted), ARRAY(String))),
+        )
+        .values(erased_by_request_id=None)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def hold_name(session: Session, name: str) -> None:
+    """Hold a model's name until the transaction ends: of two that register it at once the second sees the first."""
+    session.execute(select(func.pg_advisory_xact_lock(NAMES, func.hashtext(name))))
 
 
 def standing_counts(session: Session, model_id: uuid.UUID) -> Sequence[tuple[str, int, int]]:

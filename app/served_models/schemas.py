@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, field_validator, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
-from app.config import Settings
+from app.config import bounds
+from app.errors import FIELD
 from app.tables.request import RequestDomain
 from app.texts import text_type
-from grail.config import GateConfig, UnlearnConfig
+from grail.config import MASK_RULES, OBJECTIVES, PRECISIONS, REGIONS, SCORES, GateConfig, UnlearnConfig
 
-BOUNDS = Settings.model_construct()  # the defaults: what the OpenAPI document shows
+BOUNDS = bounds()
 
 if TYPE_CHECKING:
     Text = str
@@ -26,23 +30,69 @@ else:
     Template = text_type(4000)
 
 CHATML = "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
+METHODS = ("grail",)
+SETTING_WORDS = {
+    "method": METHODS, "objective": OBJECTIVES, "score": SCORES, "regions": REGIONS, "mask_rule": MASK_RULES,
+    "precision": PRECISIONS,
+}  # fmt: skip
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="Lower case, digits and hyphens.")]
+
+
+def _known_settings(value: Any, known: type[UnlearnConfig | GateConfig]) -> Any:
+    """`value`, or ValueError when it names settings that there are not: a slip must not pass for a change."""
+    if isinstance(value, dict) and (strangers := set(value) - {field.name for field in fields(known)}):
+        named = sorted(name for name in strangers if isinstance(name, str) and FIELD.fullmatch(name))
+        raise ValueError(f"unknown settings: {', '.join(named[:5]) or 'names that no setting could have'}")
+    return value
+
+
+class _WordsShown:
+    """Shows in the OpenAPI document which words a setting takes."""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        shown = handler(schema)
+        properties = handler.resolve_ref_schema(shown)["properties"]
+        for name, words in SETTING_WORDS.items():
+            properties[name]["enum"] = list(words)
+        return shown
+
+
+Unlearn = Annotated[UnlearnConfig, _WordsShown()]
 
 
 class Policy(BaseModel):
     """How a served model's requests are batched, unlearned and judged."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
     max_requests_per_batch: int = Field(32, ge=1, le=10_000)
     window_seconds: float = Field(
         300.0, ge=0, le=31 * 86400, description="Age of the oldest request that closes a batch."
     )
     due_margin_days: float = Field(7.0, ge=0, le=365, description="A request due this soon closes the batch.")
-    retain_per_forget: float = Field(2.0, ge=0, le=100, description="Standing retain items drawn per forget item.")
+    retain_per_forget: float = Field(
+        1.5, ge=0, le=100, description="Retain items per forget item; what requests lack comes from the standing set."
+    )
     require_approval: bool = Field(False, description="An officer must approve before a candidate is published.")
-    unlearn: UnlearnConfig = Field(default_factory=UnlearnConfig)
+    unlearn: Unlearn = Field(default_factory=UnlearnConfig)
     gate: GateConfig = Field(default_factory=GateConfig)
+
+    @field_validator("unlearn", mode="before")
+    @classmethod
+    def _unlearn_is_known(cls, value: Any) -> Any:
+        return _known_settings(value, UnlearnConfig)
+
+    @field_validator("gate", mode="before")
+    @classmethod
+    def _gate_is_known(cls, value: Any) -> Any:
+        return _known_settings(value, GateConfig)
+
+    @field_validator("unlearn")
+    @classmethod
+    def _method_is_known(cls, value: UnlearnConfig) -> UnlearnConfig:
+        if value.method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}")
+        return value
 
 
 class ModelCreate(BaseModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import islice
@@ -12,13 +12,15 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from app.adapters.files import base_digest, check_adapter, write_version
+from app.adapters.files import base_digest, check_adapter, check_reference, read_config, write_version
 from app.audit.service import record
 from app.auth import Principal
 from app.config import Settings
-from app.errors import Conflict, NotFound, Unprocessable
+from app.errors import Conflict, NotFound, Unprocessable, field_name
 from app.ids import new_id
 from app.requests.conflicts import content_digest, standing_allowed
+from app.requests.entries import over_by
+from app.requests.errors import TextTooLong
 from app.served_models import repository
 from app.served_models.schemas import (
     ActiveAdapter,
@@ -31,10 +33,12 @@ from app.served_models.schemas import (
     RetainSetView,
 )
 from app.tables import Adapter, AdapterState, Example, ServedModel
+from app.tokens import TokeniserMissing, count_tokens, load_tokeniser
 from grail.types import Role, Segment
 
 CHUNK = 500
 """Items written at once."""
+MAX_CONTEXT_TOKENS = 2**31 - 1
 
 
 class NameTaken(Conflict):
@@ -63,33 +67,53 @@ class PolicyRefused(Unprocessable):
 
 def contained(path: str, settings: Settings) -> Path:
     """The directory at `path`, links resolved, below one of the allowed roots. Raises PathRefused."""
-    found = Path(path).resolve()
-    roots = [root.resolve() for root in settings.allowed_roots]
-    if not any(found.is_relative_to(root) for root in roots):
+    found = _inside(Path(path), settings)
+    if not os.path.isdir(found):  # unlike Path.is_dir it takes any name: too long, or not to be looked at
+        raise PathRefused(f"there is no directory {found.name[:64]} at that path")
+    try:
+        entries = list(found.iterdir())
+    except OSError:
+        raise PathRefused(f"the directory {found.name} can not be read by the service") from None
+    for entry in entries:
+        if entry.is_symlink():
+            _inside(entry, settings)
+    return found
+
+
+def _inside(path: Path, settings: Settings) -> Path:
+    """`path` with its links resolved. Raises PathRefused unless that lies below one of the allowed roots."""
+    try:
+        found = path.resolve()
+    except (OSError, RuntimeError):  # RuntimeError: links that lead to themselves
+        raise PathRefused(f"{path.name[:64]} leads nowhere") from None
+    if not any(found.is_relative_to(root.resolve()) for root in settings.allowed_roots):
         raise PathRefused("the path lies outside of the directories that models may come from")
-    if not found.is_dir():
-        raise PathRefused(f"there is no directory {found.name} at that path")
     return found
 
 
 def context_tokens(base: Path) -> int:
-    """How many tokens the base model takes. Raises PathRefused."""
+    """How many tokens the base model takes; its tokenizer is there too. Raises PathRefused."""
     try:
-        config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-        found = int(config["max_position_embeddings"])
-    except (OSError, ValueError, KeyError, TypeError):
+        found = read_config(base / "config.json")["max_position_embeddings"]
+    except (OSError, ValueError, KeyError):
+        found = None
+    if type(found) is not int or not 1 <= found <= MAX_CONTEXT_TOKENS:
         raise PathRefused(
             f"{base.name} has no readable config.json with max_position_embeddings",
             mend="Name a model directory as transformers saves it.",
-        ) from None
-    if not (base / "tokenizer.json").is_file():
-        raise PathRefused(f"{base.name} has no tokenizer.json", mend="Save the tokenizer beside the weights.")
+        )
+    try:
+        load_tokeniser(str(base))
+    except TokeniserMissing:
+        mend = "Save the tokenizer beside the weights."
+        raise PathRefused(f"{base.name} has no readable tokenizer.json", mend=mend) from None
     return found
 
 
 def create(session: Session, ask: ModelCreate, who: Principal, settings: Settings, now: datetime) -> ServedModel:
     """Register a model with its adapter as version 1. Raises NameTaken, PathRefused, NotAnAdapter, ShapeMismatch,
-    BrokenFile, StorageFull."""
+    ReferenceDiffers, BrokenFile, StorageFull, VersionDamaged."""
+    repository.hold_name(session, ask.name)
     if repository.by_name(session, ask.name) is not None:
         raise NameTaken(f"the name {ask.name} is taken")
     base, adapter = contained(ask.base_model_path, settings), contained(ask.adapter_path, settings)
@@ -98,6 +122,7 @@ def create(session: Session, ask: ModelCreate, who: Principal, settings: Setting
     reference = contained(ask.reference_adapter_path, settings) if ask.reference_adapter_path else None
     if reference is not None:
         check_adapter(reference, base)
+        check_reference(adapter, reference)
     digest = base_digest(base, settings.data_dir / "digests")
     written = write_version(
         adapter, settings.adapters_dir, model_name=ask.name, version=1, base_model_digest=digest, parent=None
@@ -167,15 +192,10 @@ def patch(session: Session, name: str, ask: ModelPatch, who: Principal, now: dat
     model = named(session, name, lock=True)
     if ask.policy is not None:
         full = Policy.model_validate(model.policy).model_dump(mode="json")
-        strangers = [
-            key for part in ("unlearn", "gate") for key in dict(ask.policy.get(part) or {}) if key not in full[part]
-        ]
-        if strangers:
-            raise PolicyRefused(f"unknown settings: {', '.join(sorted(strangers)[:5])}")
         try:
             model.policy = Policy.model_validate(merged(full, ask.policy)).model_dump(mode="json")
         except ValidationError as error:
-            problems = [{"field": ".".join(map(str, e["loc"])), "problem": e["msg"]} for e in error.errors()]
+            problems = [{"field": field_name(e["loc"]), "problem": e["msg"]} for e in error.errors()[:50]]
             raise PolicyRefused(f"{problems[0]['field']}: {problems[0]['problem']}", errors=problems) from None
     if ask.prompt_template is not None:
         model.prompt_template = ask.prompt_template
@@ -193,7 +213,8 @@ def put_retain_set(
     session: Session, name: str, items: Sequence[RetainItem], who: Principal, now: datetime
 ) -> RetainSetResult:
     """Make the operator's standing set these items. Erasure wins: what is being or was forgotten stays out. Raises
-    NotFound."""
+    NotFound, TextTooLong, TokeniserMissing."""
+    _check_lengths(named(session, name), items)
     model = named(session, name, lock=True)
     wanted = {content_digest(*_contents(item)): item for item in items}
     refused = standing_allowed(session, model.id, wanted)
@@ -201,6 +222,7 @@ def put_retain_set(
     gone = [row_id for digest, row_id in present.items() if digest not in wanted]
     fresh = [(d, item) for d, item in wanted.items() if d not in present and d not in refused]
     repository.retire(session, gone, now)
+    repository.forget_taken_out(session, model.id, wanted)
     queue = iter(fresh)
     while chunk := list(islice(queue, CHUNK)):
         rows = [row for place, (digest, item) in enumerate(chunk) for row in _rows(model, digest, item, place)]
@@ -213,6 +235,26 @@ def put_retain_set(
     )
     record(session, "retain_set.put", subject_id=str(model.id), key_id=str(who.key_id), **result.model_dump())
     return result
+
+
+def _check_lengths(model: ServedModel, items: Sequence[RetainItem]) -> None:
+    """Every text fits the model's context: one that does not would fail each job that draws it."""
+    texts = [(f"items.{place}{where}", pair) for place, item in enumerate(items) for where, pair in _texts(item)]
+    counts = count_tokens(load_tokeniser(model.base_model_path), model.prompt_template, [pair for _, pair in texts])
+    faults = [
+        {"field": where, "problem": over_by(count, model.context_tokens)}
+        for (where, _), count in zip(texts, counts, strict=True)
+        if count > model.context_tokens
+    ]
+    if faults:
+        raise TextTooLong(faults, context_tokens=model.context_tokens)
+
+
+def _texts(item: RetainItem) -> Iterator[tuple[str, tuple[str, str]]]:
+    """An item's text and those of its probes, each with its place."""
+    yield "", _contents(item)
+    for place, probe in enumerate(item.probes):
+        yield f".probes.{place}", (probe.prompt, probe.completion)
 
 
 def _rows(model: ServedModel, digest: str, item: RetainItem, position: int) -> Iterator[Example]:

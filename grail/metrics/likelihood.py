@@ -7,9 +7,9 @@ to its own example's length, and the model's own sampling habits (temperature, r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -112,12 +112,24 @@ def bounded(chunks: Iterator[list[TokenisedExample]], labels: int) -> Iterator[l
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What the model is `given`, what it should go on with (`wanted`, no eos), and how many tokens it `may` say."""
+    """What the model is `given`, what it should go on with (`wanted`, no eos), how many tokens it `may` say, and the
+    beginning of what it does say where that is known already (`said`)."""
 
     id: str
     given: tuple[int, ...] = field(repr=False)
     wanted: tuple[int, ...] = field(repr=False)
     may: int
+    said: tuple[int, ...] = field(default=(), repr=False)
+
+    @property
+    def prefix(self) -> tuple[int, ...]:
+        """What generation starts from."""
+        return self.given + self.said
+
+    @property
+    def left(self) -> int:
+        """Tokens that it may still say."""
+        return self.may - len(self.said)
 
 
 def question(example: TokenisedExample, is_passage: bool, context_tokens: int, max_new_tokens: int) -> Question:
@@ -131,6 +143,23 @@ def question(example: TokenisedExample, is_passage: bool, context_tokens: int, m
     return Question(example.id, given, wanted, may)
 
 
+def begun(asked: Question, known: Forced) -> Question:
+    """The question with the beginning of its greedy answer, read off the teacher-forced pass.
+
+    While the teacher-forced argmax equals the true text, the two passes see the same prefix, so that the argmax is the
+    greedy token; so is the first that differs. What the model knows by heart need not be generated at all.
+    """
+    best = known.best[-len(asked.wanted) - 1 :]  # argmax at each wanted token, and after the last
+    pairs = enumerate(zip(best[:-1], asked.wanted, strict=True))
+    same = next((place for place, (one, other) in pairs if one != other), len(asked.wanted))
+    return replace(asked, said=best[: min(same + 1, asked.may)])
+
+
+def is_said(asked: Question, eos: int) -> bool:
+    """Whether nothing is left to generate."""
+    return asked.left <= 0 or (bool(asked.said) and asked.said[-1] == eos)
+
+
 @torch.no_grad()
 def free_answers(
     model: LoadedModel,
@@ -139,27 +168,41 @@ def free_answers(
     micro_batch: int,
     max_new_tokens: int,
     done: Done = _nothing,
+    known: Mapping[str, Forced] | None = None,
 ) -> dict[str, tuple[str, str]]:
-    """(greedy answer, text it should have been) of each example, by id: what a user sees."""
+    """(greedy answer, text it should have been) of each example, by id: what a user sees. With the teacher-forced
+    scores `known` under the same network, only what they do not tell is generated."""
+    eos = model.tokenizer.eos_token_id
     questions = [
         question(tokens, not example.prompt, model.context_tokens, max_new_tokens)
         for example, tokens in zip(examples, tokenised, strict=True)
     ]
-    found: dict[str, tuple[str, str]] = {}
-    for chunk in together(questions, micro_batch, model.context_tokens):
-        for asked, answer in zip(chunk, greedy(model, chunk), strict=True):
-            said, true = (model.tokenizer.decode(ids, skip_special_tokens=True) for ids in (answer, asked.wanted))
-            found[asked.id] = (said.strip(), true.strip())
+    if known is not None:
+        questions = [begun(asked, known[asked.id]) for asked in questions]
+    answers = {asked.id: list(asked.said) for asked in questions if is_said(asked, eos)}
+    done(len(answers))
+    for chunk in together([q for q in questions if q.id not in answers], micro_batch, model.context_tokens):
+        for asked, rest in zip(chunk, greedy(model, chunk), strict=True):
+            answers[asked.id] = [*asked.said, *rest]
         done(len(chunk))
-    return found
+    return {asked.id: _words(model, answers[asked.id], asked.wanted) for asked in questions}
+
+
+def _words(model: LoadedModel, said: Sequence[int], wanted: Sequence[int]) -> tuple[str, str]:
+    """Both as text, the answer up to its eos."""
+    eos = model.tokenizer.eos_token_id
+    whole = list(said)
+    upto = whole[: whole.index(eos)] if eos in whole else whole
+    answer, true = (model.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in (upto, wanted))
+    return answer, true
 
 
 def together(questions: Sequence[Question], size: int, context_tokens: int) -> Iterator[list[Question]]:
     """Chunks of similar answer length whose padded width fits the model's context and TOKENS_AT_ONCE."""
     chunk: list[Question] = []
-    for asked in sorted(questions, key=lambda q: (q.may, len(q.given), q.id)):
+    for asked in sorted(questions, key=lambda q: (q.left, len(q.prefix), q.id)):
         grown = [*chunk, asked]
-        width = max(len(q.given) for q in grown) + max(q.may for q in grown)
+        width = max(len(q.prefix) for q in grown) + max(q.left for q in grown)
         if chunk and (len(grown) > size or width > context_tokens or width * len(grown) > TOKENS_AT_ONCE):
             yield chunk
             grown = [asked]
@@ -169,18 +212,19 @@ def together(questions: Sequence[Question], size: int, context_tokens: int) -> I
 
 
 def greedy(model: LoadedModel, chunk: Sequence[Question]) -> list[list[int]]:
-    """Greedy continuations up to the eos, each at most its own `may` tokens long. Prompts are padded on the left."""
+    """Greedy continuations up to the eos, each at most the tokens that are `left` to it. Prompts are padded on the
+    left."""
     from transformers import GenerationConfig
 
-    width = max(len(asked.given) for asked in chunk)
+    width = max(len(asked.prefix) for asked in chunk)
     ids = torch.full((len(chunk), width), model.pad_id, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, asked in enumerate(chunk):
-        ids[row, width - len(asked.given) :] = torch.tensor(asked.given)
-        mask[row, width - len(asked.given) :] = 1
+        ids[row, width - len(asked.prefix) :] = torch.tensor(asked.prefix)
+        mask[row, width - len(asked.prefix) :] = 1
     eos = model.tokenizer.eos_token_id
     config = GenerationConfig(
-        max_new_tokens=max(asked.may for asked in chunk), do_sample=False, num_beams=1,
+        max_new_tokens=max(asked.left for asked in chunk), do_sample=False, num_beams=1,
         eos_token_id=eos, pad_token_id=model.pad_id, use_cache=True,
     )  # fmt: skip
     with precision(model), _plain_generation(model, config):
@@ -188,7 +232,7 @@ def greedy(model: LoadedModel, chunk: Sequence[Question]) -> list[list[int]]:
             input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
         )
     said: list[list[int]] = out[:, width:].tolist()
-    cut = [tokens[: asked.may] for tokens, asked in zip(said, chunk, strict=True)]
+    cut = [tokens[: asked.left] for tokens, asked in zip(said, chunk, strict=True)]
     return [tokens[: tokens.index(eos)] if eos in tokens else tokens for tokens in cut]
 
 

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 WEIGHTS = "adapter_model.safetensors"
+SAVED = torch.bfloat16
 AdapterState = dict[str, torch.Tensor]
 """Adapter tensors by PEFT's own saved name (`base_model.model...lora_A.weight`), fp32, on the CPU."""
 
@@ -71,6 +72,11 @@ def read_saved(directory: Path) -> AdapterState:
     return {name: tensor.float() for name, tensor in sorted(load_file(directory / WEIGHTS).items())}
 
 
+def as_saved(state: Mapping[str, torch.Tensor]) -> AdapterState:
+    """What a state is after it was saved and loaded again: adapters are kept in bf16."""
+    return {name: tensor.to(SAVED).float() for name, tensor in state.items()}
+
+
 def state_digest(state: Mapping[str, torch.Tensor]) -> str:
     """SHA-256 over names, shapes and fp32 bytes: equal digests mean bit-equal adapters."""
     total = hashlib.sha256()
@@ -92,5 +98,5 @@ def save_adapter(model: Any, directory: Path, state: Mapping[str, torch.Tensor] 
     plain = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
     text = json.dumps(plain, indent=2, sort_keys=True, default=str)
     (directory / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
-    packed = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in sorted(tensors.items())}
+    packed = {name: tensor.to(SAVED).contiguous() for name, tensor in sorted(tensors.items())}
     save_file(packed, directory / WEIGHTS, metadata={"format": "pt"})

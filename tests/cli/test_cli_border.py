@@ -22,20 +22,21 @@ SECRET = "Mirela lives at 14 Larch Quay"
 IMPORTS = """
 import sys
 from cli.main import main
-try:
-    main()
-except SystemExit as ended:
-    assert not ended.code, ended.code
+for arguments in (["--help"], ["serve", "--help"], ["jobs", "run", "--help"]):
+    sys.argv[1:] = arguments
+    try:
+        main()
+    except SystemExit as ended:
+        assert not ended.code, ended.code
 loaded = {name.split(".")[0] for name in sys.modules} & {"torch", "transformers", "peft", "numpy"}
 assert not loaded, loaded
 """
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["jobs", "run", "--help"]])
-def test_help_does_not_load_the_learning_stack(arguments: list[str]) -> None:
-    done = subprocess.run([sys.executable, "-c", IMPORTS, *arguments], capture_output=True, text=True, check=False)
+def test_help_does_not_load_the_learning_stack() -> None:
+    done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "Usage" in done.stdout
+    assert done.stdout.count("Usage") == 3
 
 
 def test_every_command_is_there_and_explains_itself(grail: Grail) -> None:
@@ -61,7 +62,8 @@ def test_without_a_key_the_way_to_one_is_said(grail: Grail, monkeypatch: pytest.
 def test_an_absent_service_is_named_with_its_address(grail: Grail) -> None:
     said = grail("models", "list", "--url", "http://127.0.0.1:9", "--key", "k", expect=1)
     assert "no service answers at http://127.0.0.1:9" in said.err and "grail serve --embedded" in said.err
-    assert "not an address" in grail("models", "list", "--url", "http://[", "--key", "k", expect=1).err
+    for wrong in ("http:", "localhost:8000", "ftp://here", "http://h:x"):
+        assert f"{wrong} is no address" in grail("models", "list", "--url", wrong, "--key", "k", expect=1).err
 
 
 def test_a_problem_document_becomes_what_is_wrong_each_field_and_the_way_out() -> None:
@@ -145,7 +147,7 @@ def test_settings_are_nested_by_their_dots_and_read_as_json() -> None:
         "require_approval": True,
     }
     for wrong in (["gate"], ["=5"], ["gate=1", "gate.min_rs=2"]):
-        with pytest.raises(Exception, match="NAME=VALUE|set twice"):
+        with pytest.raises(Exception, match=r"NAME=VALUE|set twice"):
             settings_of(wrong)
 
 

@@ -44,6 +44,7 @@ def stack(taught: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
     """One running service a module."""
     with Stack(settings_env(taught), data_dir=tmp_path_factory.mktemp("stack"), fsync=False) as running:
         yield running
+    running.destroy()
 
 
 @pytest.fixture(scope="module")

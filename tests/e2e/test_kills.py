@@ -25,6 +25,7 @@ def fresh(taught: Path, tmp_path: Path) -> Iterator[Service]:
     with Stack(settings_env(taught), data_dir=tmp_path / "data", fsync=False) as stack, Service(stack) as opened:
         opened.register("tiny", taught / "base", taught / "adapter", TEMPLATE, slow_policy())
         yield opened
+    stack.destroy()
 
 
 def begin(service: Service) -> str:

@@ -29,6 +29,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         body = {"name": "real", "base_model_path": str(base), "adapter_path": str(ADAPTER)}
         opened.call("operator", "POST", "/v1/models", 201, json=body)
         yield opened
+    stack.destroy()
 
 
 def request_of(facts: list[Fact]) -> dict[str, Any]:

@@ -423,10 +423,10 @@ def test_a_preview_writes_nothing_and_foretells_the_batch(served, sent):
         assert not session.dirty
         session.rollback()
     assert preview.would_batch == [first, second]
-    # 3 of 3 standing rows (4 wanted: 2 per forget item), 1 of the request's own.
-    assert (preview.forget_items, preview.retain_items) == (2, 4)
+    # 2 of 3 standing rows (3 wanted: 1.5 per forget item, less the 1 of the requests' own), and that one.
+    assert (preview.forget_items, preview.retain_items) == (2, 3)
     # Template and question "Q : Where is thing 1 ? A :" 9, answer "Thing 1 is in place 1 ." 7, end 1; probe 9 + 4 + 1.
-    assert preview.tokens == 6 * 17 + 14
+    assert preview.tokens == 5 * 17 + 14
     assert preview.estimate is not None
     assert preview.estimate.seconds == pytest.approx(sum(preview.estimate.stages.values()))
     assert (preview.reason, preview.due_to_close, preview.obstacle) == (BatchReason.MANUAL, None, None)

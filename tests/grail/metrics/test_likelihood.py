@@ -15,7 +15,16 @@ from grail.data.tokenise import TokenisedExample
 from grail.evaluate import accuracies, measure
 from grail.metrics import likelihood
 from grail.metrics.base import ExampleScore
-from grail.metrics.likelihood import ANSWER_SLACK, NonFiniteScore, forced, label_bound, question, together
+from grail.metrics.likelihood import (
+    ANSWER_SLACK,
+    NonFiniteScore,
+    begun,
+    forced,
+    free_answers,
+    label_bound,
+    question,
+    together,
+)
 from grail.model.adapter import adapter_off, adapter_parameters
 from grail.model.load import LoadedModel, load_model
 from grail.types import Example, Progress, Segment
@@ -97,6 +106,27 @@ def test_free_answers_equal_a_greedy_loop_without_cache_or_padding(tiny_model: L
             slow_greedy(tiny_model, asked.given, asked.may), skip_special_tokens=True
         )
         assert found[example.id].answer == answer.strip()
+
+
+@pytest.mark.parametrize("knows", [0, 1, 3, 6])
+def test_what_the_teacher_forced_pass_tells_of_an_answer_is_what_generation_gives(
+    tiny_model: LoadedModel, knows: int
+) -> None:
+    """Texts that the model knows by heart for their first `knows` tokens, all of them, or all but the end."""
+    rows = [example for example in examples() if example.prompt]
+    eos = tiny_model.tokenizer.eos_token_id
+    tokenised = []
+    for example in rows:
+        given = tiny_model.tokenise(example)
+        context = given.input_ids[: given.prompt_length]
+        heart = slow_greedy(tiny_model, context, 6)[:knows]
+        other = [(token + 1) % 200 for token in heart[-1:] or [7]]
+        tokenised.append(TokenisedExample(example.id, (*context, *heart, *other, eos), given.prompt_length))
+    known = forced(tiny_model, tokenised, 4)
+    told = free_answers(tiny_model, rows, tokenised, 4, 256, known=known)
+    assert told == free_answers(tiny_model, rows, tokenised, 4, 256)
+    begun_with = [len(begun(question(row, False, 512, 256), known[row.id]).said) for row in tokenised]
+    assert min(begun_with) >= 1  # at least the first greedy token is told
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 32])

@@ -1,0 +1,39 @@
+"""Rows of most tables, for tests of the schema."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from app.auth import Role
+from app.batches import service as batches
+from app.db import Database, transaction
+from app.keys.service import create_key
+from app.tables import Example, Request, RequestDomain
+from grail.types import Segment
+from tests.fixtures.served import add_model
+
+
+def fill(url: str, directory: Path) -> None:
+    """Rows of most tables, with each circle of references closed."""
+    db = Database(url)
+    now = datetime.now(UTC)
+    with transaction(db) as session:
+        model = add_model(session, directory)
+        key, _ = create_key(session, "asker", Role.REQUESTER)
+        request = Request(
+            served_model_id=model.id, domain=RequestDomain.PRIVACY, created_by=key.id, received_at=now,
+            due_at=now + timedelta(days=1),
+        )  # fmt: skip
+        session.add(request)
+        session.flush()
+        for position, segment in enumerate(Segment):
+            session.add(
+                Example(
+                    served_model_id=model.id, request_id=request.id, domain=RequestDomain.PRIVACY, segment=segment,
+                    position=position, subject="s", prompt="p", completion="c", content_digest=f"{position}" * 64,
+                )
+            )  # fmt: skip
+        session.flush()
+        assert batches.plan(session, now + timedelta(days=1))
+    db.dispose()

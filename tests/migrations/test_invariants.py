@@ -1,0 +1,131 @@
+"""What the database itself refuses, whatever the code does."""
+# ruff: noqa: S608  every statement is put together from the constants of this file
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from tests.migrations.rows import fill
+
+LEASED = "lease_owner = 'w', lease_until = now()"
+SECOND_JOB = """
+    INSERT INTO batch (id, served_model_id, reason)
+        SELECT gen_random_uuid(), served_model_id, 'manual' FROM job LIMIT 1;
+    INSERT INTO job (id, served_model_id, batch_id, state, stage, progress, step, steps, losses, timings, artefacts,
+                     settings, gate, start_adapter_id, fencing_token, attempts)
+        SELECT gen_random_uuid(), j.served_model_id, b.id, 'queued', stage, progress, step, steps, losses, timings,
+               artefacts, settings, gate, start_adapter_id, 0, 0
+        FROM job j, batch b WHERE b.id <> j.batch_id;
+"""
+ANOTHER_ADAPTER = "INSERT INTO adapter (id, served_model_id, version, name, digest, directory, manifest, state)"
+KEPT = "digest, directory, manifest, 'candidate'"
+AT_WORK = "uq_job_one_at_work_per_model"
+
+ILLEGAL = [
+    ("UPDATE request SET completed_at = now()", "ck_request_completed_when_final"),
+    *(
+        (f"UPDATE request SET state = '{state}'", "ck_request_completed_when_final")
+        for state in ("published", "standing", "withdrawn", "failed")
+    ),
+    ("UPDATE request SET state = 'needs_attention', completed_at = now()", "ck_request_completed_when_final"),
+    ("UPDATE request SET tries = -1", "ck_request_tries_are_not_negative"),
+    ("UPDATE request SET due_at = received_at", "ck_request_due_after_receipt"),
+    ("UPDATE request SET served_model_id = gen_random_uuid()", "fk_request_served_model_id_served_model"),
+    ("UPDATE request SET created_by = gen_random_uuid()", "fk_request_created_by_key"),
+    ("UPDATE job SET state = 'running'", "ck_job_running_means_leased"),
+    (f"UPDATE job SET {LEASED}", "ck_job_running_means_leased"),
+    (f"UPDATE job SET state = 'evaluated', {LEASED}", "ck_job_running_means_leased"),
+    ("UPDATE job SET state = 'running', lease_owner = 'w'", "ck_job_lease_is_whole"),
+    ("UPDATE job SET lease_until = now()", "ck_job_lease_is_whole"),
+    ("UPDATE job SET progress = 1.01", "ck_job_progress_is_a_share"),
+    ("UPDATE job SET progress = -0.01", "ck_job_progress_is_a_share"),
+    ("UPDATE job SET progress = 'NaN'", "ck_job_progress_is_a_share"),
+    *(
+        (f"UPDATE job SET state = '{state}'", "ck_job_finished_when_final")
+        for state in ("published", "rejected", "failed", "cancelled")
+    ),
+    ("UPDATE job SET finished_at = now()", "ck_job_finished_when_final"),
+    (f"{SECOND_JOB}; UPDATE job SET state = 'running', {LEASED}", AT_WORK),
+    (f"{SECOND_JOB}; UPDATE job SET state = 'evaluated'", AT_WORK),
+    (f"{SECOND_JOB}; UPDATE job SET state = 'awaiting_approval'", AT_WORK),
+    ("UPDATE example SET role = 'paraphrase'", "ck_example_probes_have_a_parent"),
+    ("UPDATE example SET parent_id = id", "ck_example_probes_have_a_parent"),
+    ("UPDATE example SET standing = true", "ck_example_only_retain_stands"),
+    ("UPDATE example SET request_id = NULL", "ck_example_forget_needs_a_request"),
+    ("UPDATE example SET outcome = 'gone'", "ck_example_outcome_is_known"),
+    ("UPDATE example SET completion = ''", "ck_example_completion_is_not_empty"),
+    ("UPDATE adapter SET version = 0", "ck_adapter_versions_start_at_one"),
+    ("UPDATE adapter SET digest = 'ab'", "ck_adapter_digest_is_sha256"),
+    ("UPDATE adapter SET published_at = NULL", "ck_adapter_published_at_is_set"),
+    ("DELETE FROM adapter", "fk_job_start_adapter_id_adapter"),
+    ("UPDATE served_model SET name = 'Upper'", "ck_served_model_name_is_a_slug"),
+    ("UPDATE served_model SET name = E'a\\n'", "ck_served_model_name_is_a_slug"),
+    ("UPDATE served_model SET context_tokens = 0", "ck_served_model_context_is_positive"),
+    ("UPDATE served_model SET alias_revision = -1", "ck_served_model_revision_is_not_negative"),
+    ("UPDATE key SET hash = 'ab'", "ck_key_hash_is_sha256"),
+    ("DELETE FROM key", "fk_request_created_by_key"),
+    ("UPDATE audit SET leaf = ''", "ck_audit_leaf_is_bounded"),
+    ("UPDATE audit SET leaf = decode(repeat('ab', 8193), 'hex')", "ck_audit_leaf_is_bounded"),
+    ("UPDATE audit SET id = 1000000", "column \"id\" can only be updated to DEFAULT"),
+    ("UPDATE request SET state = 'lost'", "invalid input value for enum request_state"),
+    ("UPDATE job SET state = 'lost'", "invalid input value for enum job_state"),
+    ("UPDATE request SET domain = 'secrets'", "invalid input value for enum request_domain"),
+    ("INSERT INTO batch_member SELECT * FROM batch_member", "pk_batch_member"),
+    (
+        f"{ANOTHER_ADAPTER} SELECT gen_random_uuid(), served_model_id, 2, name, {KEPT} FROM adapter",
+        "uq_adapter_name",
+    ),
+    (
+        f"{ANOTHER_ADAPTER} SELECT gen_random_uuid(), served_model_id, 1, 'another', {KEPT} FROM adapter",
+        "uq_adapter_served_model_id_version",
+    ),
+    ("UPDATE served_model SET active_adapter_id = gen_random_uuid(); SET CONSTRAINTS ALL IMMEDIATE",
+     "fk_served_model_active_adapter_id_adapter"),
+]  # fmt: skip
+LEGAL = [
+    f"UPDATE job SET state = 'running', {LEASED}",
+    "UPDATE job SET state = 'awaiting_approval'",
+    "UPDATE job SET state = 'failed', finished_at = now()",
+    f"{SECOND_JOB}; UPDATE job SET state = 'evaluated' WHERE id = (SELECT min(id::text)::uuid FROM job)",
+    f"{SECOND_JOB}; UPDATE job SET state = 'failed', finished_at = now()",
+    "UPDATE request SET state = 'published', completed_at = now()",
+    "UPDATE request SET state = 'needs_attention'",
+    "UPDATE example SET standing = true WHERE segment = 'retain'",
+    "UPDATE adapter SET state = 'superseded'",
+]
+
+
+@pytest.fixture(scope="module")
+def filled(services, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One database with rows; every test undoes what it did."""
+    services.postgres.create_database("invariants", template="grail_template")
+    url = services.postgres.url("invariants")
+    fill(url, tmp_path_factory.mktemp("invariants"))
+    yield url
+    services.postgres.drop_database("invariants")
+
+
+@pytest.fixture
+def connection(filled: str) -> Iterator[Connection]:
+    engine = create_engine(filled)
+    with engine.connect() as opened:
+        yield opened
+        opened.rollback()
+    engine.dispose()
+
+
+@pytest.mark.parametrize(("statement", "constraint"), ILLEGAL)
+def test_illegal_rows_are_refused(connection: Connection, statement: str, constraint: str) -> None:
+    with pytest.raises(DBAPIError, match=constraint) as caught:
+        connection.execute(text(statement))
+    if constraint.startswith(("ck_", "fk_", "uq_", "pk_")):
+        assert isinstance(caught.value, IntegrityError)
+
+
+@pytest.mark.parametrize("statement", LEGAL)
+def test_their_legal_neighbours_are_taken(connection: Connection, statement: str) -> None:
+    connection.execute(text(statement))

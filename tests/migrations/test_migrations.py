@@ -1,0 +1,130 @@
+"""The migrated schema is that of the tables, and every migration can be undone on a database with rows."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, text
+
+from app import schema
+from app.auth import Role as KeyRole
+from app.db import Database
+from app.embedded.services import EmbeddedServices
+from app.lifecycle import JobState, RequestState
+from app.tables import AdapterState, Base, BatchReason, Request, RequestDomain
+from grail.types import Role, Segment
+from tests.migrations.rows import fill
+
+ENUMS: dict[str, type[StrEnum]] = {
+    "adapter_state": AdapterState,
+    "batch_reason": BatchReason,
+    "example_role": Role,
+    "job_state": JobState,
+    "key_role": KeyRole,
+    "request_domain": RequestDomain,
+    "request_state": RequestState,
+    "segment": Segment,
+}
+COLUMNS = """
+    SELECT table_name, column_name, data_type, udt_name, character_maximum_length, is_nullable, column_default,
+           is_identity
+    FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, 2
+"""
+CONSTRAINTS = """
+    SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid), condeferrable, condeferred
+    FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype <> 'n' ORDER BY 1, 2
+"""
+INDEXES = "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1, 2"
+LABELS = """
+    SELECT typname, enumlabel FROM pg_enum JOIN pg_type ON pg_type.oid = enumtypid ORDER BY typname, enumsortorder
+"""
+QUERIES = {"columns": COLUMNS, "constraints": CONSTRAINTS, "indexes": INDEXES, "labels": LABELS}
+
+
+@pytest.fixture
+def empty_url(services: EmbeddedServices) -> Iterator[str]:
+    """A database without any table."""
+    name = f"empty_{uuid.uuid4().hex[:12]}"
+    services.postgres.create_database(name)
+    yield services.postgres.url(name)
+    services.postgres.drop_database(name)
+
+
+def described(url: str) -> dict[str, list[Any]]:
+    """Everything that makes up a schema, as Postgres itself says it."""
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        found = {
+            name: [tuple(row) for row in connection.execute(text(query)) if row[0] != "alembic_version"]
+            for name, query in QUERIES.items()
+        }
+    engine.dispose()
+    return found
+
+
+def test_the_migrated_schema_is_that_of_the_tables(database_url: str, empty_url: str) -> None:
+    engine = create_engine(empty_url)
+    Base.metadata.create_all(engine)
+    engine.dispose()
+    migrated, declared = described(database_url), described(empty_url)
+    for part, rows in declared.items():
+        assert migrated[part] == rows, part
+    assert len(declared["constraints"]) > 40  # the comparison looks at something
+
+
+def test_alembic_finds_nothing_to_migrate(database_url: str) -> None:
+    engine = create_engine(database_url)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, Base.metadata) == []
+    engine.dispose()
+
+
+def test_the_labels_of_the_database_are_the_values_of_the_code(database_url: str) -> None:
+    found: dict[str, list[str]] = {}
+    for name, label in described(database_url)["labels"]:
+        found.setdefault(name, []).append(label)
+    assert found == {name: [member.value for member in kind] for name, kind in ENUMS.items()}
+
+
+def test_every_time_is_with_time_zone(database_url: str) -> None:
+    kinds = {row[2] for row in described(database_url)["columns"] if row[1].endswith(("_at", "_until"))}
+    assert kinds == {"timestamp with time zone"}
+
+
+def test_there_is_one_line_of_migrations_and_the_code_knows_its_end(database_url: str) -> None:
+    script = ScriptDirectory.from_config(schema.configuration(""))
+    assert script.get_heads() == [schema.head()]
+    assert schema.current(database_url) == schema.head()
+    for revision in script.walk_revisions():
+        assert Path(revision.path).name[:4].isdigit(), "named by its date"
+
+
+def test_down_and_up_again_on_a_database_with_rows(database_url: str, empty_url: str, tmp_path: Path) -> None:
+    before = described(database_url)
+    fill(database_url, tmp_path)
+    schema.downgrade(database_url)
+    assert schema.current(database_url) is None
+    assert described(database_url) == described(empty_url) | {"labels": []}
+    schema.upgrade(database_url)
+    assert described(database_url) == before
+    fill(database_url, tmp_path)
+
+
+def test_upgrading_what_is_up_to_date_changes_nothing(database_url: str, tmp_path: Path) -> None:
+    fill(database_url, tmp_path)
+    before = described(database_url)
+    schema.upgrade(database_url)
+    assert described(database_url) == before
+    db = Database(database_url)
+    with db.session_factory() as session:
+        assert session.query(Request).count() == 1
+    db.dispose()

@@ -1,0 +1,81 @@
+"""Out of memory becomes a smaller micro-batch, down to one, then a word for people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from grail.config import UnlearnConfig
+from worker.device import MemoryExhausted, out_of_memory, pick_device, with_smaller_batches
+
+SHORT: list[Callable[[], BaseException]] = [
+    lambda: torch.OutOfMemoryError("CUDA out of memory"),
+    MemoryError,
+    lambda: RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+]
+
+
+@pytest.mark.parametrize("error", SHORT)
+def test_the_micro_batch_is_halved_until_it_fits(error: Callable[[], BaseException]) -> None:
+    tried: list[int] = []
+
+    def compute(config: UnlearnConfig) -> str:
+        tried.append(config.micro_batch)
+        if config.micro_batch > 3:
+            raise error()
+        return "done"
+
+    config = UnlearnConfig(micro_batch=16, seed=9)
+    assert with_smaller_batches(config, compute) == "done"
+    assert tried == [16, 8, 4, 2]
+
+
+def test_nothing_but_the_micro_batch_changes() -> None:
+    seen: list[dict[str, Any]] = []
+
+    def compute(config: UnlearnConfig) -> None:
+        seen.append(config.as_dict())
+        if len(seen) == 1:
+            raise MemoryError
+
+    with_smaller_batches(UnlearnConfig(micro_batch=7, seed=9), compute)
+    first, second = seen
+    assert (first.pop("micro_batch"), second.pop("micro_batch")) == (7, 3)
+    assert first == second
+
+
+@pytest.mark.parametrize("error", SHORT)
+def test_when_not_even_one_example_fits_it_says_so_without_the_librarys_words(
+    error: Callable[[], BaseException],
+) -> None:
+    def compute(_: UnlearnConfig) -> None:
+        raise error()
+
+    with pytest.raises(MemoryExhausted, match="one example at a time") as caught:
+        with_smaller_batches(UnlearnConfig(micro_batch=4), compute)
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shape mismatch"), ValueError("x"), FloatingPointError("nan")])
+def test_other_errors_are_not_taken_for_a_lack_of_memory(error: Exception) -> None:
+    calls = 0
+
+    def compute(_: UnlearnConfig) -> None:
+        nonlocal calls
+        calls += 1
+        raise error
+
+    with pytest.raises(type(error)):
+        with_smaller_batches(UnlearnConfig(micro_batch=8), compute)
+    assert calls == 1
+    assert not out_of_memory(error)
+
+
+def test_a_device_that_is_named_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAIL_DEVICE", "cuda:7")
+    assert pick_device() == "cuda:7"
+    monkeypatch.delenv("GRAIL_DEVICE")
+    assert pick_device() in {"cpu", "cuda", "mps"}

@@ -1,0 +1,176 @@
+"""The border of a job: whatever goes wrong ends as a failed job with words for people, and the served version stays."""
+
+from __future__ import annotations
+
+import errno
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import SafetensorError
+from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
+
+from app.db import Database, transaction
+from app.jobs.errors import LeaseLost
+from app.lifecycle import JobState, RequestState
+from app.tables import Adapter, Example
+from grail.train import NonFinite
+from tests.app.service import Floor, later
+from worker import job as worker_job
+from worker.job import work
+
+SECRET = "Ottoline Brandmayr"
+
+
+def failing(floor: Floor, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> tuple[str, uuid.UUID]:
+    """A job whose computation ends with `error`: (its request, its id)."""
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(worker_job, "load_model", broken)
+    asked = floor.ask(1)
+    job_id = floor.order()
+    work(floor.db, floor.settings, job_id)
+    return asked, job_id
+
+
+def error_of(floor: Floor, job_id: uuid.UUID) -> dict[str, Any]:
+    return dict(floor.caller.call("operator", "GET", f"/v1/jobs/{job_id}")["error"])
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "state"),
+    [
+        (NonFinite("the forget loss is not finite"), "not-finite", RequestState.QUEUED),
+        (SafetensorError(SECRET), "broken-weights", RequestState.NEEDS_ATTENTION),
+        (OSError(errno.ENOSPC, SECRET), "storage-full", RequestState.NEEDS_ATTENTION),
+        (MemoryError(), "out-of-memory", RequestState.NEEDS_ATTENTION),
+        (ValueError(SECRET), "unexpected", RequestState.QUEUED),
+    ],
+)
+def test_an_error_ends_the_job_with_words_and_the_served_version_stays(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch, error: BaseException, kind: str, state: RequestState
+) -> None:
+    asked, job_id = failing(floor, monkeypatch, error)
+    assert floor.job(job_id).state is JobState.FAILED
+    said = error_of(floor, job_id)
+    assert (said["type"], bool(said["mend"])) == (kind, True)
+    assert SECRET not in str(said)
+    row = floor.request(asked)
+    assert (row.state, row.tries, row.completed_at) == (state, 1, None)
+    assert floor.versions() == [(1, "published", True)]
+
+
+def test_training_that_left_the_numbers_is_ordered_again_at_half_the_rate(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, job_id = failing(floor, monkeypatch, NonFinite("x"))
+    first = floor.job(job_id).settings["unlearn"]
+    second = floor.job(floor.order()).settings["unlearn"]
+    assert second["learning_rate"] == first["learning_rate"] / 2
+    assert second["seed"] == first["seed"] + 1
+
+
+def test_a_starting_version_that_was_damaged_is_not_computed_on(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_job, "load_model", never)
+    floor.ask(1)
+    job_id = floor.order()
+    with floor.db.session_factory() as session:
+        directory = Path(session.scalars(select(Adapter.directory)).one())
+    path = directory / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    work(floor.db, floor.settings, job_id)
+    assert error_of(floor, job_id)["type"] == "version-damaged"
+
+
+def test_a_base_that_was_changed_is_not_computed_on(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_job, "load_model", never)
+    floor.ask(1)
+    job_id = floor.order()
+    path = floor.base / "model.safetensors"
+    path.write_bytes(path.read_bytes() + b"\0")
+    work(floor.db, floor.settings, job_id)
+    assert error_of(floor, job_id)["type"] == "base-changed"
+
+
+def test_a_base_that_is_gone_says_so(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_job, "load_model", never)
+    floor.ask(1)
+    job_id = floor.order()
+    (floor.base / "model.safetensors").unlink()
+    work(floor.db, floor.settings, job_id)
+    assert error_of(floor, job_id)["type"] in {"base-changed", "files-missing"}
+
+
+def never(*_: Any, **__: Any) -> None:
+    raise AssertionError("it was computed on")
+
+
+def test_rows_that_make_no_example_fail_the_job_instead_of_waiting_for_ever(floor: Floor) -> None:
+    """Such a row can not come in over HTTP any more; were there one, each claim would be rolled back and rung again."""
+    asked = floor.ask(1)
+    job_id = floor.order()
+    with transaction(floor.db) as session:
+        for example in session.scalars(select(Example)):
+            example.completion = " "
+    work(floor.db, floor.settings, job_id)
+    assert floor.job(job_id).state is JobState.FAILED
+    assert error_of(floor, job_id)["type"] == "unexpected"
+    assert floor.request(asked).state is RequestState.QUEUED
+
+
+@pytest.mark.parametrize("how", ["done", "taken", "unknown"])
+def test_what_there_is_nothing_to_do_about_is_left_alone(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(worker_job, "load_model", never)
+    floor.ask(1)
+    job_id = floor.work() if how == "done" else floor.order()
+    if how == "taken":
+        floor.claim(job_id, later(1e6))  # a lease that outlasts the test run
+    before = floor.job(job_id).fencing_token
+    work(floor.db, floor.settings, uuid.uuid4() if how == "unknown" else job_id)
+    assert floor.job(job_id).fencing_token == before
+
+
+def test_a_job_whose_lease_is_lost_is_left_to_the_one_who_has_it(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def taken_over(*_: Any, **__: Any) -> None:
+        floor.claim(job_id, later(1e6))
+        raise RuntimeError("noticed only now")
+
+    monkeypatch.setattr(worker_job, "load_model", taken_over)
+    floor.ask(1)
+    job_id = floor.order()
+    work(floor.db, floor.settings, job_id)
+    row = floor.job(job_id)
+    assert (row.state, row.fencing_token, row.error) == (JobState.RUNNING, 2, None)
+
+
+@pytest.mark.parametrize("error", [LeaseLost(uuid.uuid4(), 1), OperationalError("UPDATE", {}, Exception("deadlock"))])
+def test_a_lost_lease_or_a_busy_database_is_no_failure(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    asked, job_id = failing(floor, monkeypatch, error)
+    assert floor.job(job_id).state is JobState.RUNNING
+    assert floor.request(asked).tries == 0
+
+
+def test_a_database_that_goes_away_leaves_the_job_to_its_lease(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+    away = Database("postgresql://grail@/nowhere?host=/nonexistent&port=5432")
+    inputs: Callable[..., Any] = worker_job._inputs
+
+    def gone(_: Database, *rest: Any) -> Any:
+        return inputs(away, *rest)
+
+    monkeypatch.setattr(worker_job, "_inputs", gone)
+    asked = floor.ask(1)
+    job_id = floor.order()
+    work(floor.db, floor.settings, job_id)
+    row = floor.job(job_id)
+    assert (row.state, row.error) == (JobState.RUNNING, None)
+    assert floor.request(asked).state is RequestState.RUNNING
+    assert floor.claim(job_id, later(1e6)) == 2

@@ -1,0 +1,118 @@
+"""Tasks: a message with an id, a call, and a border at which no text of an error passes."""
+
+from __future__ import annotations
+
+import io
+import json
+import uuid
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from app.config import Settings
+from app.db import Database
+from app.errors import Unavailable
+from app.logs import configure_logs
+from tests.app.service import Floor
+
+SECRET = "Ottoline Brandmayr"
+
+
+@pytest.fixture
+def tasks(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The tasks as a worker has them, on this test's database."""
+    import worker.tasks as module
+    from worker.celery import celery
+
+    for name in ("plan_batches", "run_job", "publish_job", "sweep"):
+        monkeypatch.setitem(celery.tasks[f"grail.{name}"].__dict__, "db", floor.db)
+    return module
+
+
+@pytest.fixture
+def logged() -> Iterator[Any]:
+    written = io.StringIO()
+    with redirect_stdout(written), redirect_stderr(written):
+        configure_logs("DEBUG")
+        yield lambda: [json.loads(line) for line in written.getvalue().splitlines() if line.startswith("{")]
+
+
+def test_every_task_is_routed_and_sends_ids_as_json_only(tasks: ModuleType) -> None:
+    from app.queue import QUEUES
+    from worker.celery import celery
+
+    ours = {name for name in celery.tasks if name.startswith("grail.")}
+    assert ours == set(QUEUES)
+    assert QUEUES["grail.run_job"] == {"queue": "gpu"}
+    assert {route["queue"] for name, route in QUEUES.items() if name != "grail.run_job"} == {"control"}
+    assert celery.conf.accept_content == ["json"]
+    assert celery.conf.task_serializer == "json"
+    assert celery.conf.task_acks_late and celery.conf.worker_prefetch_multiplier == 1
+    assert {entry["task"] for entry in celery.conf.beat_schedule.values()} == {"grail.plan_batches", "grail.sweep"}
+
+
+def test_the_planner_makes_jobs_and_the_publisher_draws_consequences(tasks: ModuleType, floor: Floor) -> None:
+    floor.caller.call("operator", "PATCH", "/v1/models/people", json={"policy": {"window_seconds": 0}})
+    asked = floor.ask(1)
+    tasks.plan_batches()
+    assert floor.request(asked).state == "batched"
+    job_id = uuid.UUID(floor.caller.call("operator", "GET", "/v1/jobs")["items"][0]["id"])
+    floor.claim(job_id)
+    floor.evaluate(job_id, 1)
+    tasks.publish_job(str(job_id))
+    tasks.publish_job(str(job_id))
+    assert floor.request(asked).state == "published"
+    tasks.sweep()
+
+
+def test_a_message_about_nothing_or_about_what_is_done_does_nothing(tasks: ModuleType, floor: Floor) -> None:
+    floor.ask(1)
+    done = floor.work()
+    before = floor.versions()
+    for job_id in (done, uuid.uuid4()):
+        tasks.run_job(str(job_id))
+        tasks.publish_job(str(job_id))
+    assert floor.versions() == before
+    assert floor.job(done).attempts == 1
+
+
+def test_an_errors_text_is_not_logged_and_goes_no_further(
+    tasks: ModuleType, logged: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise KeyError(SECRET)
+
+    monkeypatch.setattr(tasks.jobs, "conclude", broken)
+    job_id = str(uuid.uuid4())
+    assert tasks.publish_job(job_id) is None
+    (line,) = logged()
+    assert (line["event"], line["kind"], line["task"], line["ids"]) == (
+        "task_failed", "KeyError", "grail.publish_job", [job_id],
+    )  # fmt: skip
+    assert "test_tasks.py:" in line["where"]
+    assert SECRET not in json.dumps(line)
+
+
+def test_a_database_that_is_away_puts_a_task_off(
+    tasks: ModuleType, logged: Any, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    from worker.celery import celery
+
+    away = Database("postgresql://grail@/nowhere?host=/nonexistent&port=5432")
+    for name in ("plan_batches", "run_job", "publish_job", "sweep"):
+        monkeypatch.setitem(celery.tasks[f"grail.{name}"].__dict__, "db", away)
+    tasks.plan_batches()
+    tasks.sweep()
+    tasks.publish_job(str(uuid.uuid4()))
+    tasks.run_job(str(uuid.uuid4()))
+    assert [line["event"] for line in logged()] == ["task_put_off"] * 4
+    assert {line["kind"] for line in logged()} == {Unavailable.type}
+
+
+def test_a_message_that_is_none_is_noted_and_dropped(tasks: ModuleType, logged: Any) -> None:
+    tasks.run_job("not-an-id")
+    (line,) = logged()
+    assert (line["event"], line["kind"]) == ("task_failed", "ValueError")
