@@ -53,19 +53,19 @@ class UnlearnConfig:
     k_rr: float = 0.20  # the same for OP-RR
     draws: int = 3  # corruptions per example in localisation
     learning_rate: float = 2e-3
-    passes: float = 6.0  # over the forget items of the domain that has most
+    passes: float = 5.0  # over the forget items of the domain that has most
     steps: int = 0  # exactly so many; 0: what `passes` need
-    examples_per_step: int = 16
-    wordings: int = 4  # of each prompt in training: its own and others with words left out; 1: its own only
+    examples_per_step: int = 8
+    wordings: int = 1  # of each prompt in training: its own and others with words left out; 1: its own only
     left_out: float = 0.3  # share of words left out of each other wording
-    forget_weight: float = 1.0
+    forget_weight: float = 2.5
     retain_weight: float = 1.0
     warmup_share: float = 0.03
     max_gradient_norm: float = 1.0
-    score_every_steps: int = 20
+    score_every_steps: int = 25
     max_forget_gap: float = 10.0  # percentage points above the reference that still count as forgetting, not scarring
     holdout_share: float = 0.20  # of the retain subjects, held out for checkpoint selection
-    micro_batch: int = 8  # examples in one forward pass; halved when memory runs out
+    micro_batch: int = 16  # examples in one forward pass; halved when memory runs out
     precision: str = "auto"
     seed: int = 0
 

@@ -21,10 +21,10 @@ from grail.model.forward import completion_logits, precision, row_mean
 from grail.model.load import LoadedModel
 from grail.types import Example
 
-LOGIT_BYTES = 256 * 2**20
+LOGIT_BYTES = 64 * 2**20
 """Logits and their log-softmax, fp32, in one forward pass."""
 
-TOKENS_AT_ONCE = 8_192
+TOKENS_AT_ONCE = 4_096
 """Tokens (rows x width) in one forward pass or one generation: bounds activations and the key-value cache."""
 
 ANSWER_SLACK = 12

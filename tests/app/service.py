@@ -20,7 +20,6 @@ from app.config import Settings
 from app.db import Database, transaction
 from app.jobs import service as jobs
 from app.keys.service import create_key
-from app.reports import service as reports
 from app.storage import FileStore
 from app.tables import Adapter, Example, Job, Key, Request, ServedModel
 from grail.types import Segment
@@ -200,6 +199,3 @@ def until_blocked(db: Database, done: Callable[[], bool]) -> None:
 def later(seconds: float) -> datetime:
     """A moment after NOW."""
     return NOW + timedelta(seconds=seconds)
-
-
-__all__ = ["BAD", "GOOD", "LEASE", "NOW", "Caller", "Floor", "later", "reports", "revoke", "slug", "until_blocked"]
