@@ -434,7 +434,7 @@ def test_a_preview_writes_nothing_and_foretells_the_batch(served, sent):
     assert served.state(first) is RequestState.RECEIVED
     job_id = served.run_now()
     assert served.members(job_id) == {first, second}
-    assert len(served.drawn(job_id)) == 3
+    assert len(served.drawn(job_id)) == 2
 
 
 def test_a_preview_says_what_stands_in_the_way(served):
