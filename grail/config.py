@@ -39,7 +39,7 @@ class UnlearnConfig:
     """How an adapter is changed (algorithm sections 2-4).
 
     `learning_rate`, `passes` and `examples_per_step` are tuned for a 135M model with a rank-16 adapter (what on which
-    data: `bench/demo_quality.py`); larger models want a smaller rate. `steps` 0 means: as many as `passes` passes over
+    data: docs/benchmarks.md); larger models want a smaller rate. `steps` 0 means: as many as `passes` passes over
     the forget items need (see `planned_steps`), so that the defaults serve one item as they serve five hundred.
     `forget_weight` and `retain_weight` are positive; the objective owns its sign.
     """
@@ -56,15 +56,13 @@ class UnlearnConfig:
     passes: float = 5.0  # over the forget items of the domain that has most
     steps: int = 0  # exactly so many; 0: what `passes` need
     examples_per_step: int = 8
-    wordings: int = 1  # of each prompt in training: its own and others with words left out; 1: its own only
-    left_out: float = 0.3  # share of words left out of each other wording
     forget_weight: float = 2.5
     retain_weight: float = 1.0
     warmup_share: float = 0.03
     max_gradient_norm: float = 1.0
     score_every_steps: int = 25
     max_forget_gap: float = 10.0  # percentage points above the reference that still count as forgetting, not scarring
-    holdout_share: float = 0.20  # of the retain subjects, held out for checkpoint selection
+    holdout_share: float = 0.20  # of each domain's retain items, held out for checkpoint selection
     micro_batch: int = 16  # examples in one forward pass; halved when memory runs out
     precision: str = "auto"
     seed: int = 0
@@ -83,8 +81,6 @@ class UnlearnConfig:
             ("passes", 1e-3, 1e4),
             ("steps", 0, MOST_STEPS),
             ("examples_per_step", 2, 4096),
-            ("wordings", 1, 64),
-            ("left_out", 0.0, 0.9),
             ("forget_weight", 0.0, 1e3),
             ("retain_weight", 0.0, 1e3),
             ("warmup_share", 0.0, 0.5),

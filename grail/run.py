@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from itertools import count
 
 import torch
@@ -17,7 +15,6 @@ import torch
 from grail.checkpoint import Resume
 from grail.config import UnlearnConfig
 from grail.data.tokenise import TokenisedExample
-from grail.data.wording import wordings
 from grail.evaluate import accuracies, score_checkpoint
 from grail.localise.gradients import gradient_scores
 from grail.localise.regions import MaskSet, locate
@@ -98,21 +95,7 @@ def unlearn(
     Raises NonFinite, AdapterDidNotMove, TooLong.
     """
     score = checkpoint_scorer(model, items, without, reference_accuracy)
-    forget = Counter(item.domain for item in items if item.segment is Segment.FORGET)
-    config = replace(config, steps=config.planned_steps(forget.values()))
-    data = sets_of(model, in_other_words([item for item in items if item.id not in without], config))
-    return train(model, data, masks, config, score=score, report=report, resume=resume)
-
-
-def in_other_words(items: Sequence[Example], config: UnlearnConfig) -> list[Example]:
-    """What is trained on: every item in `config.wordings` wordings. Each item's words are drawn from its own generator,
-    so that they do not depend on what else is in the batch."""
-    found: list[Example] = []
-    for item in items:
-        seed = int.from_bytes(hashlib.sha256(f"{config.seed}:{item.id}".encode()).digest()[:7], "big")
-        generator = torch.Generator().manual_seed(seed)
-        found.extend(wordings(item, config.wordings, config.left_out, generator))
-    return found
+    return train(model, sets_of(model, items, without), masks, config, score=score, report=report, resume=resume)
 
 
 def checkpoint_scorer(

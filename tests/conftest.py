@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import structlog
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session
@@ -23,6 +24,13 @@ from app.embedded.services import EmbeddedServices
 from app.keys.service import create_key
 
 TEMPLATE = "grail_template"
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were() -> Iterator[None]:
+    """A test that sets logging up binds it to a stream that is closed after it: the next one must not write there."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

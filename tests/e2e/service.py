@@ -21,10 +21,10 @@ def tiny_policy(**more: Any) -> dict[str, Any]:
     """Settings that suit a model of two layers."""
     unlearn = {
         "steps": 40, "examples_per_step": 8, "learning_rate": 1e-2, "score_every_steps": 10, "micro_batch": 8,
-        "holdout_share": 0.0, "precision": "fp32",
+        "holdout_share": 0.0, "precision": "fp32", "forget_weight": 1.0,
     }  # fmt: skip
     gate = {"min_rs": 60, "min_request_rs": 50, "max_ppl_ratio": 1000}
-    return {"window_seconds": 3600, "unlearn": unlearn, "gate": gate, **more}
+    return {"window_seconds": 3600, "retain_per_forget": 3, "unlearn": unlearn, "gate": gate, **more}
 
 
 class Service:
