@@ -154,10 +154,12 @@ def answers(base: Path, adapter: Path, asked: list[Fact]) -> dict[str, str]:
     from grail.evaluate import measure
     from grail.model.load import load_model
     from grail.types import Example, Segment
+    from worker.device import free_device
 
-    model = load_model(base, adapter)
     rows = [Example(f.prompt, f.domain, Segment.RETAIN, f.subject, f.prompt, f.completion) for f in asked]
-    return {prompt: score.answer or "" for prompt, score in measure(model, rows, generate=True).items()}
+    scores = measure(load_model(base, adapter), rows, generate=True)
+    free_device()  # the worker needs it more
+    return {prompt: score.answer or "" for prompt, score in scores.items()}
 
 
 def cast_of(people: int, works: int) -> Cast:

@@ -24,7 +24,7 @@ from grail.model.load import LoadedModel
 from grail.selection import CheckpointScore
 from grail.types import Domain, Example, Progress, Report, Role, Segment, ignore_progress
 
-MICRO_BATCH = 32
+MICRO_BATCH = 64
 MAX_NEW_TOKENS = 256
 
 KEPT_SHARE = 0.8

@@ -15,11 +15,15 @@ from typing import Any
 from grail.config import UnlearnConfig
 
 CORE_FLOP_PER_SECOND = 64e9
-"""What training reaches on one x86-64 core with AVX-512: about two thirds of a matrix product's ceiling."""
+"""What training reaches on one x86-64 core with AVX-512: about a third of what a bf16 matrix product does."""
 RUNTIME_BYTES = 400_000_000
 """Interpreter and learning stack before the first weight."""
-EVALUATIONS = 3
-"""Every example is scored under the starting adapter, the candidate and the reference."""
+FORWARD_GAIN = 2.0
+"""Passes without gradients hold larger batches and keep nothing: about twice the rate of training."""
+EVALUATIONS = 5
+"""Teacher-forced passes over every example under the starting adapter, the reference and the candidate, and free
+answers that cost about two more: what the starting adapter says is read off its own pass, the reference is asked what
+was requested alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +103,10 @@ def estimate(
         forward   f = 2 (P + A) + 4 L h T           (the last term is attention: scores and their weighted sum)
         training  t = 2 f + 2 A                     (the signal back through everything, gradients for A only)
     and a job
-        localise  draws * item tokens * t
+        localise  (1 + draws) / 2 * item tokens * t (draws share the prompt: about half of an item)
         train     steps * rows a step * T * t       (+ forget items * T * f once under `calibrated`: the reference)
-        select    steps / score_every_steps * item tokens * f
-        evaluate  3 * 2 * scored tokens * f         (teacher-forced, and a free answer of about the same length)
+        select    steps / score_every_steps * item tokens * f / FORWARD_GAIN
+        evaluate  EVALUATIONS * scored tokens * f / FORWARD_GAIN
     Half of a step's rows are forget items, half retain items, no more of either than there are. Steps are those of
     `UnlearnConfig.planned_steps`; a run that stops early takes fewer. Raises ValueError when `flop_per_second` is not
     above 0.
@@ -118,10 +122,10 @@ def estimate(
     rows = min(half, forget) + min(config.examples_per_step - half, load.items - forget)
     reference = forget * mean_item * forward if config.objective == "calibrated" else 0.0
     flop = {
-        "localise": config.draws * load.item_tokens * training if config.regions != "none" else 0.0,
+        "localise": (1 + config.draws) / 2 * load.item_tokens * training if config.regions != "none" else 0.0,
         "train": steps * rows * mean_item * training + reference,
-        "select": math.ceil(steps / config.score_every_steps) * load.item_tokens * forward,
-        "evaluate": EVALUATIONS * 2 * load.scored_tokens * forward,
+        "select": math.ceil(steps / config.score_every_steps) * load.item_tokens * forward / FORWARD_GAIN,
+        "evaluate": EVALUATIONS * load.scored_tokens * forward / FORWARD_GAIN,
     }
     stages = {name: amount / flop_per_second for name, amount in flop.items()}
     return Estimate(math.fsum(stages.values()), peak_bytes(shape, adapter_entries, load, config), stages)

@@ -30,7 +30,7 @@ from grail.run import held_out, localise, unlearn
 from grail.train import TrainLog
 from grail.types import Example, Report, Role, Segment
 from worker.artifacts import ArtefactStore, key_of
-from worker.device import with_smaller_batches
+from worker.device import free_device, with_smaller_batches
 
 log = structlog.get_logger(__name__)
 
@@ -112,6 +112,7 @@ class Pipeline:
         """Times a stage, and tells of its artefact once it has come to its end."""
         start = time.monotonic()
         yield
+        free_device()
         self.timings[name] = round(time.monotonic() - start, 3)
         self.finished(name, key, self.timings[name])
 

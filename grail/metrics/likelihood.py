@@ -17,12 +17,12 @@ import torch.nn.functional as F  # noqa: N812  torch's own customary name
 
 from grail.data.batches import PaddedBatch, by_length, pad
 from grail.data.tokenise import TokenisedExample
-from grail.model.forward import completion_logits, precision, row_mean
+from grail.model.forward import completion_hidden, head, precision, row_mean
 from grail.model.load import LoadedModel
 from grail.types import Example
 
 LOGIT_BYTES = 64 * 2**20
-"""Logits and their log-softmax, fp32, in one forward pass."""
+"""Logits and their log-softmax, fp32, at once."""
 
 TOKENS_AT_ONCE = 4_096
 """Tokens (rows x width) in one forward pass or one generation: bounds activations and the key-value cache."""
@@ -63,7 +63,7 @@ def forced(
     """Teacher-forced scores by example id. `done` is told how many more are scored. Raises NonFiniteScore."""
     found: dict[str, Forced] = {}
     labels = label_bound(model)
-    for chunk in bounded(by_length(examples, micro_batch), labels):
+    for chunk in bounded(by_length(examples, micro_batch)):
         batch = pad(chunk, model.pad_id, model.device)
         best, nll = _positions(model, batch, labels)
         accuracies = row_mean((best == batch.labels).double(), batch).tolist()
@@ -78,20 +78,13 @@ def forced(
 
 
 def _positions(model: LoadedModel, batch: PaddedBatch, labels: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(argmax (M,), NLL (M,) fp64) at label positions, at most `labels` of them in one pass."""
+    """(argmax (M,), NLL (M,) fp64) at label positions; logits of at most `labels` of them at once."""
     best, nll = [], []
-    for start in range(0, len(batch.labels), labels):
-        part = slice(start, start + labels)
-        width = int(batch.positions[part].max()) + 1  # what stands after the last position can not matter to it
-        logits = completion_logits(
-            model,
-            PaddedBatch(
-                batch.input_ids[:, :width], batch.attention_mask[:, :width],
-                batch.labels[part], batch.rows[part], batch.positions[part],
-            ),
-        )  # fmt: skip
+    states = torch.split(completion_hidden(model, batch), labels)
+    for hidden, wanted in zip(states, torch.split(batch.labels, labels), strict=True):
+        logits = head(model, hidden)
         best.append(logits.argmax(dim=-1))
-        nll.append(F.cross_entropy(logits, batch.labels[part], reduction="none").double())
+        nll.append(F.cross_entropy(logits, wanted, reduction="none").double())
     return torch.cat(best), torch.cat(nll)
 
 
@@ -100,12 +93,10 @@ def label_bound(model: LoadedModel) -> int:
     return max(1, LOGIT_BYTES // (2 * 4 * int(model.model.get_base_model().config.vocab_size)))
 
 
-def bounded(chunks: Iterator[list[TokenisedExample]], labels: int) -> Iterator[list[TokenisedExample]]:
-    """The same chunks, split where they hold too many label positions or tokens at once; never an empty one."""
+def bounded(chunks: Iterator[list[TokenisedExample]]) -> Iterator[list[TokenisedExample]]:
+    """The same chunks, split where they hold too many tokens at once; never an empty one."""
     for chunk in chunks:
-        longest = max(example.completion_length for example in chunk)
-        width = max(len(example.input_ids) for example in chunk)
-        size = max(1, min(labels // longest, TOKENS_AT_ONCE // width))
+        size = max(1, TOKENS_AT_ONCE // max(len(example.input_ids) for example in chunk))
         for start in range(0, len(chunk), size):
             yield chunk[start : start + size]
 

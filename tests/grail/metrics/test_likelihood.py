@@ -153,15 +153,15 @@ def test_long_examples_are_scored_in_slices_with_the_same_result(
 
 def test_logits_of_one_pass_stay_within_their_bytes(tiny_model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    real = likelihood.completion_logits
+    real = likelihood.head
 
-    def watched(model: LoadedModel, batch: likelihood.PaddedBatch) -> torch.Tensor:
-        logits = real(model, batch)
+    def watched(model: LoadedModel, hidden: torch.Tensor) -> torch.Tensor:
+        logits = real(model, hidden)
         seen.append(logits.numel() * 4 * 2)
         return logits
 
     monkeypatch.setattr(likelihood, "LOGIT_BYTES", 100_000)
-    monkeypatch.setattr(likelihood, "completion_logits", watched)
+    monkeypatch.setattr(likelihood, "head", watched)
     measure(tiny_model, examples([("q", "a" * 300), *TEXTS]), generate=False)
     assert len(seen) > 2 and max(seen) <= 100_000
 
