@@ -176,7 +176,7 @@ def answer(error: ServiceError) -> JSONResponse:
 
 
 BY_STATUS: dict[int, type[ServiceError]] = {
-    kind.status: kind for kind in (BadRequest, NotFound, MethodNotAllowed, UnsupportedMediaType, TooLarge)
+    kind.status: kind for kind in (BadRequest, Unauthorised, NotFound, MethodNotAllowed, UnsupportedMediaType, TooLarge)
 }
 
 

@@ -13,6 +13,7 @@ from app import health
 from app.adapters.endpoints import router as adapters
 from app.config import Settings, load_settings
 from app.db import Database
+from app.description import router as description
 from app.errors import LastBorder, Problem, install_handlers
 from app.jobs.endpoints import router as jobs
 from app.limits import BodyLimit, RequestIds
@@ -39,11 +40,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         yield
         app.state.db.dispose()
 
-    app = FastAPI(title="GRAIL Server", version="0.1.0", description=DESCRIPTION, lifespan=lifespan)
+    app = FastAPI(
+        title="GRAIL Server", version="0.1.0", description=DESCRIPTION, lifespan=lifespan,
+        openapi_url=None, docs_url=None, redoc_url=None,
+    )  # fmt: skip
     app.state.settings = settings
     app.state.db = Database(settings.database_url, timeout_seconds=settings.database_timeout_seconds)
     install_handlers(app)
-    for router in (requests, jobs, reports, served_models, adapters, health.router):
+    for router in (requests, jobs, reports, served_models, adapters, description, health.router):
         app.include_router(router)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(LastBorder)

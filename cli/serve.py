@@ -82,7 +82,7 @@ def stopped_by_signals() -> None:
 def _greet(stack: Stack) -> None:
     for note in stack.notes:
         hint(f"Note: {note}")
-    hint(f"GRAIL Server listens on {stack.base_url}; its description is at {stack.base_url}/docs")
+    hint(f"GRAIL Server listens on {stack.base_url}; its description (with a key) at {stack.base_url}/docs")
     hint(f"  data  {stack.data_dir}\n  logs  {stack.logs}\n  stop  Ctrl-C, or kill {os.getpid()}")
     if stack.host not in LOOPBACK:
         hint("  It speaks plain HTTP: put a reverse proxy with TLS in front of it.")

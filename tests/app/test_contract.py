@@ -67,7 +67,9 @@ def document(shared: Floor) -> Any:
         "name": "people", "version": 2, "job_id": str(job_id), "request_id": request_id, "replica_id": "edge-1",
         "base": str(shared.base), "adapter": str(shared.adapter),
     }  # fmt: skip
-    schema = schemathesis.openapi.from_asgi("/openapi.json", create_app(shared.settings), config=CONFIG)
+    schema = schemathesis.openapi.from_asgi(
+        "/openapi.json", create_app(shared.settings), config=CONFIG, headers=shared.caller.header("requester")
+    )
 
     def map_case(context: Any, case: Any) -> Any:
         return aimed(real, case)

@@ -84,6 +84,21 @@ def test_nothing_but_health_is_answered_without_a_key(shared: Floor, method: str
     assert answer.headers["www-authenticate"].startswith("Bearer")
 
 
+@pytest.mark.parametrize("path", ["/openapi.json", "/docs"])
+def test_the_description_itself_asks_for_a_key_and_takes_it_from_a_browser_too(shared: Floor, path: str) -> None:
+    client, key = shared.caller.client, shared.caller.keys["requester"]
+    wrong = [{}, {"Authorization": "Basic !"}, {"Authorization": f"Bearer {key}x"}]
+    for answer in [client.get(path, headers=headers) for headers in wrong] + [client.get(path, auth=("me", "wrong"))]:
+        assert (answer.status_code, slug(answer)) == (401, "unauthorised")
+        assert answer.headers["www-authenticate"].startswith("Basic")
+        assert "/v1/" not in answer.text
+    for answer in (client.get(path, auth=("me", key)), client.get(path, headers=shared.caller.header("requester"))):
+        assert answer.status_code == 200
+        assert "/v1/requests" in answer.text if path == "/openapi.json" else "/openapi.json" in answer.text
+    assert client.get("/v1/models", auth=("me", key)).status_code == 401  # calls take bearer tokens only
+    assert client.get("/redoc").status_code == 404
+
+
 @pytest.mark.parametrize(("method", "path"), GUARDED)
 def test_each_role_may_what_the_table_says_and_no_more(shared: Floor, method: str, path: str) -> None:
     allowed = ROLES[method, path]

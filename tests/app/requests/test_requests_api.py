@@ -14,6 +14,7 @@ from sqlalchemy import select
 
 from app.db import Database, transaction
 from app.lifecycle import RequestState
+from app.main import create_app
 from app.requests import service
 from app.tables import Audit, Example, Request
 from grail.types import Role, Segment
@@ -385,8 +386,8 @@ def test_a_commit_that_fails_is_never_answered_202(client, keys, db, monkeypatch
         assert session.scalars(select(Request)).all() == []
 
 
-def test_the_openapi_document_shows_bounds_examples_and_every_error(client):
-    document = client.get("/openapi.json").json()
+def test_the_openapi_document_shows_bounds_examples_and_every_error(settings):
+    document = create_app(settings).openapi()
     schemas = document["components"]["schemas"]
     assert schemas["RequestCreate"]["properties"]["forget"]["maxItems"] == 500
     assert schemas["RequestCreate"]["properties"]["note"]["anyOf"][0]["maxLength"] == 2000
@@ -410,8 +411,8 @@ def test_the_openapi_document_shows_bounds_examples_and_every_error(client):
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_the_documented_examples_are_taken(client, keys, db, tmp_path, number):
-    example = client.get("/openapi.json").json()["components"]["schemas"]["RequestCreate"]["examples"][number]
+def test_the_documented_examples_are_taken(client, settings, keys, db, tmp_path, number):
+    example = create_app(settings).openapi()["components"]["schemas"]["RequestCreate"]["examples"][number]
     with transaction(db) as session:
         add_model(session, tmp_path, example["served_model"])
     answer = client.post(PATH, json=example, headers=keys.header("requester"))

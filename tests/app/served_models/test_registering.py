@@ -245,6 +245,6 @@ def test_models_that_are_not_there(shared: Floor) -> None:
 
 
 def test_the_documented_example_names_its_fields_as_the_service_does(shared: Floor) -> None:
-    document = shared.caller.client.get("/openapi.json").json()
+    document = shared.caller.call("requester", "GET", "/openapi.json")
     example = document["components"]["schemas"]["ModelCreate"]["examples"][0]
     assert shared.caller.refused("operator", "POST", PATH, json=example) == (422, "path-refused")

@@ -1,0 +1,53 @@
+"""The API's own description, for programs and for people. Like everything but health it needs a key, of any role.
+
+A browser can not be told to send a bearer token, but asks by itself for a name and a password: these two addresses
+take the key as that password, too.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBasic, HTTPBasicCredentials
+
+from app.auth import authenticate, bearer
+from app.db import DbSession
+from app.errors import Unauthorised
+
+router = APIRouter(include_in_schema=False)
+basic = HTTPBasic(auto_error=False)
+
+
+class KeyAsPassword(Unauthorised):
+    """401 that makes a browser ask."""
+
+    mend = "Send `Authorization: Bearer <key>`; in a browser give any name, and the key as the password."
+    headers: ClassVar[dict[str, str]] = {"WWW-Authenticate": 'Basic realm="any name, an API key as password"'}
+
+
+def reader(
+    session: DbSession,
+    token: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
+    typed: Annotated[HTTPBasicCredentials | None, Depends(basic)],
+) -> None:
+    """Anybody who holds a key."""
+    try:
+        authenticate(session, token.credentials if token else typed.password if typed else None)
+    except Unauthorised as error:
+        raise KeyAsPassword(error.detail) from None
+
+
+@router.get("/openapi.json", dependencies=[Depends(reader)])
+def openapi(request: Request) -> JSONResponse:
+    """The OpenAPI document."""
+    document: dict[str, Any] = request.app.openapi()
+    return JSONResponse(document)
+
+
+@router.get("/docs", dependencies=[Depends(reader)])
+def docs(request: Request) -> HTMLResponse:
+    """The same as a page; the viewer's script is fetched from the place that FastAPI names."""
+    return get_swagger_ui_html(openapi_url="/openapi.json", title=request.app.title)
