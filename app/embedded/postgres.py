@@ -66,6 +66,7 @@ class EmbeddedPostgres:
         command = [
             str(binaries / "postgres"), "-D", str(cluster), "-c", "listen_addresses=", "-c", f"port={PORT}",
             "-c", f"unix_socket_directories={self.sockets}", "-c", "max_connections=100", "-c", "timezone=UTC",
+            "-c", "log_error_verbosity=terse",  # the DETAIL of a refused row would show its text
             *(() if self.fsync else FAST),
         ]  # fmt: skip
         # Pid files of a killed server: Postgres asks only whether a process of that number lives, which after a reboot

@@ -48,9 +48,9 @@ WRITE = {**READ, **problem_responses(BadRequest, Forbidden, TooLarge, Unsupporte
 
 
 @router.get("", responses=problem_responses(Unauthorised, Unavailable))
-def list_models(session: DbSession, _: Anyone) -> ModelList:
+def list_models(session: DbSession, who: Anyone) -> ModelList:
     """All served models, by name."""
-    return ModelList(items=service.everything(session))
+    return ModelList(items=service.everything(session, who))
 
 
 @router.post(
@@ -70,19 +70,19 @@ def create_model(
     """Register a base model with the adapter that it is served with; the adapter becomes version 1."""
     model = service.create(session, ask, who, request.app.state.settings, datetime.now(UTC))
     response.headers["Location"] = f"/v1/models/{model.name}"
-    return service.show(session, model)
+    return service.show(session, model, who)
 
 
 @router.get("/{name}", responses=READ)
-def get_model(session: DbSession, name: ModelName, _: Anyone) -> ModelView:
+def get_model(session: DbSession, name: ModelName, who: Anyone) -> ModelView:
     """One served model."""
-    return service.show(session, service.named(session, name))
+    return service.show(session, service.named(session, name), who)
 
 
 @router.patch("/{name}", responses={**WRITE, **problem_responses(Unprocessable, service.PolicyRefused)})
 def patch_model(session: DbSession, name: ModelName, ask: ModelPatch, who: Operator) -> ModelView:
     """Change the policy (merged field by field) or the prompt template."""
-    return service.show(session, service.patch(session, name, ask, who, datetime.now(UTC)))
+    return service.show(session, service.patch(session, name, ask, who, datetime.now(UTC)), who)
 
 
 @router.put(

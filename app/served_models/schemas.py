@@ -156,10 +156,10 @@ class ActiveAdapter(BaseModel):
 
 
 class ModelView(BaseModel):
-    """A served model."""
+    """A served model. A requester is not told where files lie."""
 
     name: str
-    base_model_path: str
+    base_model_path: str | None
     base_model_digest: str
     reference_adapter_path: str | None
     prompt_template: str

@@ -33,6 +33,7 @@ from app.served_models.schemas import (
     RetainSetView,
 )
 from app.tables import Adapter, AdapterState, Example, ServedModel
+from app.tables.key import KeyRole
 from app.tokens import TokeniserMissing, count_tokens, load_tokeniser
 from grail.types import Role, Segment
 
@@ -148,13 +149,16 @@ def create(session: Session, ask: ModelCreate, who: Principal, settings: Setting
     return model
 
 
-def view(model: ServedModel, active: Adapter | None) -> ModelView:
-    """How a model is shown."""
+def view(model: ServedModel, active: Adapter | None, who: Principal) -> ModelView:
+    """How a model is shown: where its files lie is no requester's business."""
+    sees_paths = who.role is not KeyRole.REQUESTER
     shown = ActiveAdapter(version=active.version, name=active.name, digest=active.digest) if active else None
     return ModelView(
-        name=model.name, base_model_path=model.base_model_path, base_model_digest=model.base_model_digest,
-        reference_adapter_path=model.reference_adapter_path, prompt_template=model.prompt_template,
-        context_tokens=model.context_tokens, policy=Policy.model_validate(model.policy), active_adapter=shown,
+        name=model.name, base_model_path=model.base_model_path if sees_paths else None,
+        base_model_digest=model.base_model_digest,
+        reference_adapter_path=model.reference_adapter_path if sees_paths else None,
+        prompt_template=model.prompt_template, context_tokens=model.context_tokens,
+        policy=Policy.model_validate(model.policy), active_adapter=shown,
         alias_revision=model.alias_revision, created_at=model.created_at, updated_at=model.updated_at,
     )  # fmt: skip
 
@@ -167,14 +171,14 @@ def named(session: Session, name: str, *, lock: bool = False) -> ServedModel:
     return model
 
 
-def show(session: Session, model: ServedModel) -> ModelView:
+def show(session: Session, model: ServedModel, who: Principal) -> ModelView:
     """One model as it is shown."""
-    return view(model, session.get(Adapter, model.active_adapter_id) if model.active_adapter_id else None)
+    return view(model, session.get(Adapter, model.active_adapter_id) if model.active_adapter_id else None, who)
 
 
-def everything(session: Session) -> list[ModelView]:
+def everything(session: Session, who: Principal) -> list[ModelView]:
     """All models, by name."""
-    return [view(model, active) for model, active in repository.everything(session)]
+    return [view(model, active, who) for model, active in repository.everything(session)]
 
 
 def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from app.config import Settings, bounds
+from app.errors import ServiceError
 from app.main import create_app
 from tests.app.service import Floor, revoke, slug
 
+API_PAGE = Path(__file__).resolve().parents[2] / "docs" / "api.md"
 PROBLEM_JSON = "application/problem+json"
 OPEN = {("GET", "/healthz"), ("GET", "/readyz")}
 ANYONE = frozenset({"requester", "operator", "officer", "admin"})
@@ -120,6 +124,20 @@ def test_a_role_is_asked_before_the_body_is_judged(shared: Floor, method: str, p
         return
     for role in sorted(ANYONE - allowed):
         assert shared.caller.refused(role, method, address(path), json={"wrong": True}) == (403, "forbidden")
+
+
+def test_the_page_about_the_api_names_every_kind_of_error_with_its_status() -> None:
+    rows = [line for line in API_PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    kinds = {(str(kind.status), kind.type) for kind in every(ServiceError)}
+    assert len(kinds) > 30
+    for status, name in sorted(kinds):
+        assert any(row.startswith("| ") and status in row.split("|")[1] and f"`{name}`" in row for row in rows), name
+    named = {name for row in rows for name in re.findall(r"`([a-z]+-[a-z-]+|conflict|forbidden|superseded)`", row)}
+    assert named <= {name for _, name in kinds}
+
+
+def every(kind: type[ServiceError]) -> list[type[ServiceError]]:
+    return [kind, *(found for below in kind.__subclasses__() for found in every(below))]
 
 
 def test_a_revoked_key_opens_nothing_any_more(shared: Floor) -> None:

@@ -26,6 +26,7 @@ def test_both_servers_answer_then_leave_no_process(directory: Path) -> None:
         with psycopg.connect(plain(services.database_url)) as connection:
             assert connection.execute("SHOW listen_addresses").fetchone() == ("",)
             assert connection.execute("SHOW fsync").fetchone() == ("off",)
+            assert connection.execute("SHOW log_error_verbosity").fetchone() == ("terse",)  # no row in the log
         with redis.Redis.from_url(services.valkey.redis_url()) as broker:
             assert broker.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
             assert broker.config_get("save") == {"save": ""}

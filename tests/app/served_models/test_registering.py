@@ -41,7 +41,7 @@ def test_a_model_is_registered_with_its_adapter_as_version_one(floor: Floor) -> 
     assert answer.status_code == 201
     assert answer.headers["location"] == f"{PATH}/books"
     made = answer.json()
-    assert made == floor.caller.call("requester", "GET", f"{PATH}/books")
+    assert made == floor.caller.call("operator", "GET", f"{PATH}/books")
     assert (made["active_adapter"]["version"], made["alias_revision"], made["context_tokens"]) == (1, 0, 64)
     assert made["policy"]["window_seconds"] == 5
     assert made["policy"]["unlearn"]["method"] == "grail"
@@ -242,6 +242,14 @@ def test_models_that_are_not_there(shared: Floor) -> None:
         assert shared.caller.refused("requester", "GET", path) == (404, "not-found")
     for path in (f"{PATH}/%00", f"{PATH}/UPPER", f"{PATH}/a%0ab"):
         assert shared.caller.refused("requester", "GET", path) == (422, "unprocessable")
+
+
+def test_where_files_lie_is_no_requesters_business(shared: Floor) -> None:
+    for role, seen in (("requester", None), ("operator", str(shared.base)), ("officer", str(shared.base))):
+        model = shared.caller.call(role, "GET", f"{PATH}/people")
+        assert model["base_model_path"] == seen
+        assert shared.caller.call(role, "GET", PATH)["items"][0] == model
+    assert str(shared.directory) not in shared.caller.send("requester", "GET", f"{PATH}/people/adapters/1").text
 
 
 def test_the_documented_example_names_its_fields_as_the_service_does(shared: Floor) -> None:
