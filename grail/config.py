@@ -63,7 +63,7 @@ class UnlearnConfig:
     score_every_steps: int = 25
     max_forget_gap: float = 10.0  # percentage points above the reference that still count as forgetting, not scarring
     holdout_share: float = 0.20  # of each domain's retain items, held out for checkpoint selection
-    micro_batch: int = 16  # examples in one forward pass; halved when memory runs out
+    micro_batch: int = 12  # examples in one forward pass; halved when memory runs out
     precision: str = "auto"
     seed: int = 0
 

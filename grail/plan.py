@@ -103,7 +103,7 @@ def estimate(
         forward   f = 2 (P + A) + 4 L h T           (the last term is attention: scores and their weighted sum)
         training  t = 2 f + 2 A                     (the signal back through everything, gradients for A only)
     and a job
-        localise  (1 + draws) / 2 * item tokens * t (draws share the prompt: about half of an item)
+        localise  draws * item tokens * t
         train     steps * rows a step * T * t       (+ forget items * T * f once under `calibrated`: the reference)
         select    steps / score_every_steps * item tokens * f / FORWARD_GAIN
         evaluate  EVALUATIONS * scored tokens * f / FORWARD_GAIN
@@ -122,7 +122,7 @@ def estimate(
     rows = min(half, forget) + min(config.examples_per_step - half, load.items - forget)
     reference = forget * mean_item * forward if config.objective == "calibrated" else 0.0
     flop = {
-        "localise": (1 + config.draws) / 2 * load.item_tokens * training if config.regions != "none" else 0.0,
+        "localise": config.draws * load.item_tokens * training if config.regions != "none" else 0.0,
         "train": steps * rows * mean_item * training + reference,
         "select": math.ceil(steps / config.score_every_steps) * load.item_tokens * forward / FORWARD_GAIN,
         "evaluate": EVALUATIONS * load.scored_tokens * forward / FORWARD_GAIN,

@@ -21,8 +21,7 @@ T = TypeVar("T")
 class PaddedBatch:
     """`input_ids` and `attention_mask` (B, T), padded on the right; `labels` (M,) are the label tokens of all rows in
     order, `rows` (M,) the row each belongs to, `positions` (M,) the time step whose logits predict it. `examples` are
-    the rows' own, where the batch was made of whole examples. Where several texts share a row (see `pack`) the mask is
-    additive, (B, 1, T, T), and `position_ids` (B, T) say where in its text each token stands."""
+    the rows' own, where the batch was made of whole examples."""
 
     input_ids: torch.Tensor = field(repr=False)
     attention_mask: torch.Tensor = field(repr=False)
@@ -30,7 +29,6 @@ class PaddedBatch:
     rows: torch.Tensor = field(repr=False)
     positions: torch.Tensor = field(repr=False)
     examples: tuple[TokenisedExample, ...] = field(default=(), repr=False)
-    position_ids: torch.Tensor | None = field(default=None, repr=False)
 
     @property
     def size(self) -> int:
@@ -60,51 +58,6 @@ def pad(examples: Sequence[TokenisedExample], pad_id: int, device: torch.device 
         torch.tensor(rows, device=device),
         torch.tensor(positions, device=device),
         tuple(examples),
-    )
-
-
-def pack(
-    groups: Sequence[Sequence[TokenisedExample]], pad_id: int, dtype: torch.dtype, device: torch.device | str = "cpu"
-) -> PaddedBatch:
-    """One row a group: the prompt once, then the completions of all of the group's examples, none of which sees
-    another. The examples of a group share their prompt.
-
-    A token attends to what stands before it in the prompt or in its own completion, and its position is the one it has
-    in its own text, so that hidden states are those of the examples one by one. `dtype` is that of the mask.
-    """
-    lengths = [group[0].prompt_length + sum(example.completion_length for example in group) for group in groups]
-    width = max(lengths)
-    ids = torch.full((len(groups), width), pad_id, dtype=torch.long)
-    places = torch.zeros((len(groups), width), dtype=torch.long)
-    owner = torch.full((len(groups), width), -1, dtype=torch.long)  # 0: prompt; 1, 2, ...: completions; -1: padding
-    labels: list[int] = []
-    rows: list[int] = []
-    positions: list[int] = []
-    for row, group in enumerate(groups):
-        prompt = group[0].prompt_length
-        ids[row, :prompt] = torch.tensor(group[0].input_ids[:prompt])
-        places[row, :prompt] = torch.arange(prompt)
-        owner[row, :prompt] = 0
-        start = prompt
-        for number, example in enumerate(group, 1):
-            end = start + example.completion_length
-            ids[row, start:end] = torch.tensor(example.input_ids[prompt:])
-            places[row, start:end] = torch.arange(prompt, prompt + end - start)
-            owner[row, start:end] = number
-            labels.extend(example.input_ids[prompt:])
-            rows.extend([row] * (end - start))
-            positions.extend([prompt - 1, *range(start, end - 1)])
-            start = end
-    seen = (owner[:, None, :] == 0) | (owner[:, None, :] == owner[:, :, None])
-    seen &= torch.ones(width, width, dtype=torch.bool).tril()
-    mask = torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
-    return PaddedBatch(
-        ids.to(device),
-        mask[:, None].to(device),
-        torch.tensor(labels, device=device),
-        torch.tensor(rows, device=device),
-        torch.tensor(positions, device=device),
-        position_ids=places.to(device),
     )
 
 

@@ -1,9 +1,9 @@
 """Per-example adapter gradients in one batched backward pass, and the two scores made of them (paper eq. 3).
 
 Both LoRA maps are plain linear: y = W x, so the gradient of one row's loss with respect to W is the outer product of
-what flowed back and what flowed in, summed over time: dW_b[o, i] = sum_t g[b, t, o] x[b, t, i]. One batched pass
-therefore gives every example's own gradient; N single passes are the oracle that tests compare it with. The draws of an
-example differ in the completion only: they share a row, and their prompt is computed once (`grail.data.batches.pack`).
+what flowed back and what flowed in, summed over time:
+dW_b[o, i] = sum_t g[b, t, o] x[b, t, i]. One batched pass therefore
+gives every example's own gradient; N single passes are the oracle that tests compare it with.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from grail.config import UnlearnConfig
-from grail.data.batches import by_length, pack
+from grail.data.batches import by_length, pad
 from grail.data.tokenise import TokenisedExample
 from grail.model.adapter import adapter_parameters
 from grail.model.forward import completion_logits, completion_nll
@@ -62,19 +62,21 @@ def ordinary_tokens(model: LoadedModel) -> torch.Tensor:
 
 
 @contextmanager
-def per_example_gradients(model: Any, sink: Sink) -> Iterator[None]:
-    """While open, every backward pass hands `sink(name, gradients)` the gradients (B, out, in) of each LoRA matrix, one
-    for each row of the batch."""
+def per_example_gradients(model: Any, draws: int, sink: Sink) -> Iterator[None]:
+    """While open, every backward pass hands `sink(name, gradients)` the per-example gradients (N, out, in) of each
+    LoRA matrix. Rows of a batch are grouped by `draws`: rows n*draws..(n+1)*draws-1 belong to example n."""
     owners = {parameter: name for name, parameter in adapter_parameters(model).items()}
     handles = []
 
     def watch(name: str) -> Callable[[torch.nn.Module, tuple[torch.Tensor, ...], torch.Tensor], None]:
         def forward(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            flowed_in = inputs[0].detach()  # (B, T, in)
+            flowed_in = inputs[0].detach()  # (N*D, T, in)
 
-            def backward(flowed_back: torch.Tensor) -> None:  # (B, T, out)
-                activation = flowed_in.to(flowed_back.dtype)
-                sink(name, torch.bmm(flowed_back.transpose(1, 2), activation).float())  # (B, out, in)
+            def backward(flowed_back: torch.Tensor) -> None:  # (N*D, T, out)
+                shape = (flowed_back.shape[0] // draws, -1)
+                signal = flowed_back.reshape(*shape, flowed_back.shape[-1])  # (N, D*T, out)
+                activation = flowed_in.to(signal.dtype).reshape(*shape, flowed_in.shape[-1])  # (N, D*T, in)
+                sink(name, torch.bmm(signal.transpose(1, 2), activation).float())  # (N, out, in)
 
             output.register_hook(backward)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
@@ -108,12 +110,11 @@ def set_scores(
 
     vocabulary = ordinary_tokens(model)
     corrupted = {e.id: [corrupt(e, vocabulary, generator) for _ in range(config.draws)] for e in examples}
-    with per_example_gradients(model.model, add):
+    with per_example_gradients(model.model, config.draws, add):
         for chunk in by_length(examples, max(1, config.micro_batch // config.draws)):
-            # All draws of an example in one row: their completions are equally long, so that the row's mean loss is the
-            # mean over draws, and its gradient the example's own.
-            batch = pack([corrupted[example.id] for example in chunk], model.pad_id, model.precision, model.device)
-            loss = completion_nll(completion_logits(model, batch), batch).sum()
+            rows = [draw for example in chunk for draw in corrupted[example.id]]
+            batch = pad(rows, model.pad_id, model.device)
+            loss = completion_nll(completion_logits(model, batch), batch).sum() / config.draws
             if not torch.isfinite(loss):
                 raise FloatingPointError(
                     "localisation met a loss that is not finite: the adapter or the base is damaged"

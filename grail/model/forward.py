@@ -24,10 +24,7 @@ def completion_hidden(model: LoadedModel, batch: PaddedBatch) -> torch.Tensor:
     decoder = model.model.get_base_model()
     with precision(model):
         hidden: torch.Tensor = decoder.model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            position_ids=batch.position_ids,
-            use_cache=False,
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
         ).last_hidden_state  # (B, T, H)
     return hidden[batch.rows, batch.positions]
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from grail.config import UnlearnConfig
-from grail.data.batches import pack
+from grail.data.batches import pad
 from grail.data.tokenise import TokenisedExample
 from grail.localise.gradients import (
     corrupt,
@@ -57,9 +57,9 @@ def test_batched_per_example_gradients_equal_one_at_a_time_autograd(
     vocabulary = ordinary_tokens(tiny)
     groups = [[corrupt(e, vocabulary, generator) for _ in range(draws)] for e in make(lengths_of, seed, tiny)]
     found: dict[str, torch.Tensor] = {}
-    with per_example_gradients(tiny.model, found.__setitem__):
-        batch = pack(groups, tiny.pad_id, tiny.precision)
-        completion_nll(completion_logits(tiny, batch), batch).sum().backward()
+    with per_example_gradients(tiny.model, draws, found.__setitem__):
+        batch = pad([row for group in groups for row in group], tiny.pad_id)
+        (completion_nll(completion_logits(tiny, batch), batch).sum() / draws).backward()
     for parameter in adapter_parameters(tiny.model).values():
         parameter.grad = None
     assert set(found) == set(adapter_parameters(tiny.model))

@@ -45,7 +45,7 @@ def test_seconds_follow_the_formula():
     result = estimate(TINY, 100, LOAD, config, flop_per_second=1000.0)
     forward = 2 * (720 + 100) + 4 * 8 * 10  # mean length 10
     training = 2 * forward + 200
-    assert result.stages["localise"] == pytest.approx(2 * 40 * training / 1000)  # a prompt and three halves
+    assert result.stages["localise"] == pytest.approx(3 * 40 * training / 1000)
     assert result.stages["train"] == pytest.approx(5 * 4 * 10 * training / 1000)
     assert result.stages["select"] == pytest.approx(3 * 40 * forward / 2000)
     assert result.stages["evaluate"] == pytest.approx(5 * 80 * forward / 2000)
