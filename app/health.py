@@ -42,7 +42,7 @@ def readyz(request: Request) -> Any:
         request.app.state.db.ping()
         at, newest = schema.current(settings.database_url), schema.head()
         if at != newest:
-            checks["schema"] = f"the database is at {at}, this version needs {newest}: run `grail migrate`"
+            checks["schema"] = f"the database is at {at or 'no schema'}, this needs {newest}: run `grail migrate`"
     except Unavailable as error:
         checks["database"], checks["schema"] = f"{error.detail}: check GRAIL_DATABASE_URL and the server", "unknown"
     try:

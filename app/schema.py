@@ -8,6 +8,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import create_engine
 
 MIGRATIONS = Path(__file__).resolve().parents[1] / "migrations"
@@ -34,6 +35,15 @@ def downgrade(url: str, revision: str = "base") -> None:
 def head() -> str | None:
     """The newest revision that this code knows."""
     return ScriptDirectory.from_config(configuration("")).get_current_head()
+
+
+def is_known(revision: str) -> bool:
+    """Whether the migrations have a revision of that name (`head` and `base` count)."""
+    try:
+        ScriptDirectory.from_config(configuration("")).get_revision(revision)
+    except CommandError:
+        return False
+    return True
 
 
 def current(url: str) -> str | None:

@@ -17,6 +17,7 @@ class TokeniserMissing(Unavailable):
 
     type = "tokeniser-missing"
     title = "The served model's tokenizer can not be read"
+    mend = "Nothing was stored. An operator has to restore tokenizer.json beside the base model."
 
 
 @lru_cache(maxsize=4)

@@ -10,7 +10,8 @@ unlearn with checkpoint selection, score the candidate, compare, decide. As in t
 trained on with its forget facts, and with a half the other half's retain facts stand to be retained. Paraphrases are
 scored and never trained on. With a half, the other half's forget facts, which nobody asked to remove, are scored too.
 
-What was tuned on what: docs/benchmarks.md. Settings were chosen on `--half other`; the demo's half is reported.
+What was tuned on what: docs/benchmarks.md. Settings were chosen mostly, not only, on `--half other`; the demo's half is
+reported.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def _unpack(answer: httpx.Response, partial: Path, name: str) -> None:
     with archive.open("wb") as file:
         for chunk in answer.iter_bytes():
             file.write(chunk)
-    again = "Download it again; if it stays, verify the version on the server."
+    again = "Download it again; if it stays, look for a proxy that changes it."
     try:
         with tarfile.open(archive) as tar:
             tar.extractall(partial, filter="data")

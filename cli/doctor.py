@@ -139,7 +139,7 @@ def _database() -> Iterator[Finding]:
     if at == newest:
         yield Finding("schema", State.OK, str(at))
     else:
-        yield Finding("schema", State.WRONG, f"{at}, but this version needs {newest}: run `grail migrate`")
+        yield Finding("schema", State.WRONG, f"{at or 'no schema'}, but this needs {newest}: run `grail migrate`")
 
 
 def _broker() -> Iterator[Finding]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cli.failures import CommandFailed
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
@@ -37,15 +39,18 @@ class Fact:
 
 
 def read_facts(path: Path) -> list[Fact]:
-    """Facts of one JSONL file. Raises ValueError that names the line."""
+    """Facts of one JSONL file. Raises CommandFailed that names the line."""
     facts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             row = json.loads(line)
             asked = tuple((p["prompt"], p["completion"]) for p in row.pop("paraphrases"))
             facts.append(Fact(paraphrases=asked, **row))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path.name}, line {number}: not a fact ({error})") from None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise CommandFailed(
+                f"{path.name}, line {number}: not a fact",
+                "Write each line as in examples/people.jsonl; `paraphrases` may be an empty list.",
+            ) from None
     return facts
 
 

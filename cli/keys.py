@@ -50,7 +50,7 @@ def _session() -> Iterator[Session]:
     try:
         at, newest = schema.current(url), schema.head()
         if at != newest:
-            raise CommandFailed(f"the database is at schema {at}, this version needs {newest}", "Run `grail migrate`.")
+            raise CommandFailed(f"the database has schema {at or 'none'}, this needs {newest}", "Run `grail migrate`.")
         with transaction(db) as session:
             yield session
     except (Unavailable, OperationalError, InterfaceError):
@@ -110,6 +110,8 @@ def migrate(
         raise typer.BadParameter("name the revision to go back to, or `base`", param_hint="--to")
     if down and not yes:
         raise typer.BadParameter("going back loses data: take a backup, then confirm with --yes", param_hint="--down")
+    if not schema.is_known(to):
+        raise typer.BadParameter(f"there is no revision {to!r}: see migrations/versions", param_hint="--to")
     url = database_url()
     try:
         (schema.downgrade if down else schema.upgrade)(url, to)

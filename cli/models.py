@@ -120,7 +120,9 @@ def policy(
     key: Key = None,
 ) -> None:
     """Print the policy, or change the fields that are named and print what it is then."""
-    wanted = (read_object(file) if file else {}) | settings_of(change or [])
+    if file and change:
+        raise typer.BadParameter("give --set or --file, not both", param_hint="--set")
+    wanted = read_object(file) if file else settings_of(change or [])
     api = connect(url, key)
     path = at("models", name)
     model = api.patch(path, {"policy": wanted}) if wanted else api.get(path)

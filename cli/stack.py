@@ -25,6 +25,7 @@ from typing import Any
 import httpx
 
 from app import schema
+from app.config import read_secret_files
 from app.embedded.account import Account
 from app.embedded.errors import EmbeddedError
 from app.embedded.locks import SupervisorLock
@@ -191,6 +192,7 @@ class Stack:
         self.stop()
 
     def _external(self, name: str) -> str:
+        read_secret_files()
         url = self.settings_env.get(name) or os.environ.get(name)
         if not url:
             raise StackFailed(f"{name} is not set: set it to a running server, or start with --embedded")

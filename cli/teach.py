@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 
 from cli.facts import Fact, demo_facts, read_facts
+from cli.failures import CommandFailed
 from grail.types import Example, Progress, Segment
 
 console = Console()
@@ -35,7 +36,7 @@ def teach(
     ] = None,
     passes: Annotated[int, typer.Option(min=1, help="Passes over all questions.")] = 7,
     rank: Annotated[int, typer.Option(min=1, help="LoRA rank, on all linear layers.")] = 16,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
+    learning_rate: Annotated[float, typer.Option(min=1e-9, max=1.0, help="Peak learning rate.")] = 2e-3,
     examples_per_step: Annotated[int, typer.Option(min=2)] = 8,
     retain_only: Annotated[bool, typer.Option(help="Teach the retain facts alone: a reference adapter.")] = False,
     seed: Annotated[int, typer.Option(min=0)] = 0,
@@ -51,6 +52,8 @@ def teach(
     from grail.model.load import load_model
     from grail.train import teach as train
 
+    if base is not None and not (base / "config.json").is_file():
+        raise CommandFailed(f"{base} holds no config.json", "Name the directory of a model in transformers' form.")
     chosen = [fact for path in facts for fact in read_facts(path)] if facts else demo_facts()
     chosen = [fact for fact in chosen if fact.segment == "retain" or not retain_only]
     torch.manual_seed(seed)  # a fresh adapter's A matrices are drawn by PEFT from the global generator

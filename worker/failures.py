@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from app.errors import ServiceError, line_of
 from app.jobs.verdicts import LOWEST_RATE, next_seed
 from grail.data.tokenise import TooLong
+from grail.localise.gradients import NotPerExample
 from grail.localise.regions import NoRetainData
 from grail.metrics.likelihood import NonFiniteScore
 from grail.train import AdapterDidNotMove, NonFinite
@@ -43,6 +44,8 @@ def failure_of(error: BaseException, settings: Mapping[str, Any]) -> Failure:
             True,
             slower,
         )
+    if isinstance(error, NotPerExample):
+        return Failure(_words("adapter-not-localisable", "A layer can not be localised", str(error), _NO_LAYER), False)
     if isinstance(error, ServiceError):
         return Failure(_words(error.type, error.title, error.detail, error.how_to_mend), error.status == 503)
     return _by_kind(error) or Failure(
@@ -50,6 +53,7 @@ def failure_of(error: BaseException, settings: Mapping[str, Any]) -> Failure:
     )
 
 
+_NO_LAYER = "Teach the adapter without that layer, then register it."
 _REPORT = "It is tried again; if it stays, report it with the line named and the worker's log."
 
 

@@ -12,14 +12,14 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
 
 from grail.checkpoint import Resume
 from grail.config import RunSpec, UnlearnConfig
-from grail.evaluate import EvalResult, compare, in_base, measure
+from grail.evaluate import MICRO_BATCH, EvalResult, compare, in_base, measure
 from grail.gate import Verdict, decide
 from grail.localise.regions import MaskSet
 from grail.metrics.base import ExampleScore
@@ -133,11 +133,21 @@ class Pipeline:
             missing = [example for example in self.spec.examples if contents[example.id] not in known]
             for generate in (False, True):
                 rows = [example for example in missing if asked(example) is generate]
-                fresh = measure(self.model, rows, generate=generate, report=self.report, stage=stage) if rows else {}
+                fresh = self.measured(stage, rows, generate=generate) if rows else {}
                 found = {contents[example_id]: score for example_id, score in fresh.items()}
                 self.store.write_scores(key, found)
                 known |= found
         return {example.id: known[contents[example.id]] for example in self.spec.examples}
+
+    def measured(self, stage: str, rows: Sequence[Example], *, generate: bool) -> dict[str, ExampleScore]:
+        """Scores of rows, in smaller batches where memory runs out."""
+
+        def compute(fits: UnlearnConfig) -> dict[str, ExampleScore]:
+            return measure(
+                self.model, rows, generate=generate, micro_batch=fits.micro_batch, report=self.report, stage=stage
+            )
+
+        return with_smaller_batches(replace(self.spec.unlearn, micro_batch=MICRO_BATCH), compute)
 
     def localise(self, items: Sequence[Example], without: frozenset[str]) -> tuple[MaskSet, str]:
         """The regions, found or read."""

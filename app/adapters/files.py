@@ -154,6 +154,8 @@ def check_shapes(adapter: dict[str, TensorInfo], base: dict[str, TensorInfo]) ->
         form = LORA_NAME.fullmatch(name)
         if form is None:
             raise NotAnAdapter(f"{name} is not a LoRA tensor")
+        if form["target"] == "lm_head":
+            raise NotAnAdapter(f"{name} changes the output matrix, where knowledge can not be localised")
         if info.dtype not in FLOATS:
             raise NotAnAdapter(f"{name} is of type {info.dtype}: LoRA tensors are {', '.join(FLOATS)}")
         target, axis = f"{form['target']}.weight", 1 if form["side"] == "A" else 0

@@ -101,7 +101,7 @@ def preview(
         estimate=_estimate(session, model, load, _config(policy, requests), flop_per_second),
         reason=BatchReason.MANUAL if requests else None,
         due_to_close=closing_reason([_pending(request) for request in requests], policy, now),
-        obstacle=None if obstacle is None else obstacle.detail,
+        obstacle=None if obstacle is None else f"{obstacle.detail}. {obstacle.how_to_mend}",
     )
 
 

@@ -20,6 +20,7 @@ class Trouble(StrEnum):
     REMEMBERED = "remembered"  # requested knowledge is still there
     LOST = "lost"  # what was to stay is gone
     SCARRED = "scarred"  # forgotten further than a model that never knew: anyone can see it
+    STRANGE = "strange"  # perplexity far from the reference's: below it is still known, above it is gibberish
     OTHER = "other"
 
 
@@ -27,8 +28,8 @@ WORDS: Mapping[str, Trouble] = {
     "cus": Trouble.REMEMBERED,
     "rs": Trouble.LOST,
     "gap": Trouble.SCARRED,
-    "ppl": Trouble.SCARRED,
-    "perplexity": Trouble.SCARRED,
+    "ppl": Trouble.STRANGE,
+    "perplexity": Trouble.STRANGE,
 }
 """By a word in the name of the check (`min_request_cus`, `max_forget_gap`, ...)."""
 
@@ -53,7 +54,8 @@ def changed_settings(settings: Mapping[str, Any], verdict: Mapping[str, Any]) ->
 
     Requested knowledge still there: half as many steps again, or half as many passes again where `steps` is 0 and
     follows from them. What was to stay is lost: twice the retain weight.
-    Forgotten too far, or gibberish: half the learning rate.
+    Forgotten too far, or gibberish: half the learning rate. (A perplexity far from the reference's is gibberish only
+    where the knowledge is gone.)
     """
     found = troubles(verdict)
     changes: dict[str, Any] = {"seed": next_seed(settings)}
@@ -62,7 +64,7 @@ def changed_settings(settings: Mapping[str, Any], verdict: Mapping[str, Any]) ->
     if Trouble.LOST in found:
         weight = float(settings["retain_weight"])
         changes["retain_weight"] = min(weight * 2 or 1.0, CEILINGS["retain_weight"])
-    if Trouble.SCARRED in found:
+    if Trouble.SCARRED in found or (Trouble.STRANGE in found and Trouble.REMEMBERED not in found):
         changes["learning_rate"] = max(float(settings["learning_rate"]) / 2, LOWEST_RATE)
     return changes
 

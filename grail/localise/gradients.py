@@ -61,16 +61,24 @@ def ordinary_tokens(model: LoadedModel) -> torch.Tensor:
     return keep.nonzero().flatten()
 
 
+class NotPerExample(ValueError):
+    """An adapted layer does not see whole sequences, row by row: examples can not be told apart there."""
+
+
 @contextmanager
 def per_example_gradients(model: Any, draws: int, sink: Sink) -> Iterator[None]:
     """While open, every backward pass hands `sink(name, gradients)` the per-example gradients (N, out, in) of each
-    LoRA matrix. Rows of a batch are grouped by `draws`: rows n*draws..(n+1)*draws-1 belong to example n."""
+    LoRA matrix. Rows of a batch are grouped by `draws`: rows n*draws..(n+1)*draws-1 belong to example n.
+
+    Raises NotPerExample."""
     owners = {parameter: name for name, parameter in adapter_parameters(model).items()}
     handles = []
 
     def watch(name: str) -> Callable[[torch.nn.Module, tuple[torch.Tensor, ...], torch.Tensor], None]:
         def forward(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
             flowed_in = inputs[0].detach()  # (N*D, T, in)
+            if flowed_in.dim() != 3:
+                raise NotPerExample(f"{name} does not see whole sequences: leave its layer out of the adapter")
 
             def backward(flowed_back: torch.Tensor) -> None:  # (N*D, T, out)
                 shape = (flowed_back.shape[0] // draws, -1)

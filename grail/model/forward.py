@@ -30,10 +30,16 @@ def completion_hidden(model: LoadedModel, batch: PaddedBatch) -> torch.Tensor:
 
 
 def head(model: LoadedModel, hidden: torch.Tensor) -> torch.Tensor:
-    """Logits (M, V) fp32 of hidden states (M, H)."""
+    """Logits (M, V) fp32 of hidden states (M, H), scaled or capped where the model does so (Granite, Cohere, Gemma)."""
+    network = model.model.get_base_model()
     with precision(model):
-        logits: torch.Tensor = model.model.get_base_model().lm_head(hidden)
-    return logits.float()
+        logits: torch.Tensor = network.lm_head(hidden)
+    config, logits = network.config, logits.float()
+    scale = getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
+    if scale != 1.0:
+        logits = logits * scale
+    cap = getattr(config, "final_logit_softcapping", None)
+    return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
 def completion_logits(model: LoadedModel, batch: PaddedBatch) -> torch.Tensor:

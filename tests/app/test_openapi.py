@@ -99,6 +99,14 @@ def test_the_description_itself_asks_for_a_key_and_takes_it_from_a_browser_too(s
     for answer in (client.get(path, auth=("me", key)), client.get(path, headers=shared.caller.header("requester"))):
         assert answer.status_code == 200
         assert "/v1/requests" in answer.text if path == "/openapi.json" else "/openapi.json" in answer.text
+    page = client.get("/docs", auth=("me", key))
+    assert "http" not in re.sub(r'"url":[^,]*', "", page.text)  # nothing of another host
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    for file in re.findall(r'(?:src|href)="(/docs/[^"]+)"', page.text):
+        assert client.get(file).status_code == 401
+        assert len(client.get(file, auth=("me", key)).content) > 100_000
+    assert client.get("/docs/../main.py", auth=("me", key)).status_code == 404
+    assert client.get("/docs/__init__.py", auth=("me", key)).status_code == 404
     assert client.get("/v1/models", auth=("me", key)).status_code == 401  # calls take bearer tokens only
     assert client.get("/redoc").status_code == 404
 

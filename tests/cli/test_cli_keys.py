@@ -68,6 +68,7 @@ def test_migrating_up_and_down_and_that_down_asks_twice(grail: Grail, empty_data
     assert "grail migrate" in grail("keys", "list", expect=1).err
     grail("migrate")
     assert schema.current(empty_database) == schema.head()
+    assert "no revision 'nonsense'" in grail("migrate", "--to", "nonsense", expect=2).err
     grail("keys", "create", "Case desk")
     assert "backup" in grail("migrate", "--down", "--to", "base", expect=2).err
     grail("migrate", "--down", "--yes", expect=2)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from grail.config import UnlearnConfig
-from worker.device import MemoryExhausted, out_of_memory, pick_device, with_smaller_batches
+from worker.device import MemoryExhausted, free_device, out_of_memory, pick_device, with_smaller_batches
 
 SHORT: list[Callable[[], BaseException]] = [
     lambda: torch.OutOfMemoryError("CUDA out of memory"),
@@ -45,6 +48,20 @@ def test_nothing_but_the_micro_batch_changes() -> None:
     first, second = seen
     assert (first.pop("micro_batch"), second.pop("micro_batch")) == (7, 3)
     assert first == second
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="this C library gives memory back by itself")
+def test_what_was_freed_goes_back_to_the_system() -> None:
+    def held() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    blocks = [bytearray(100_000) for _ in range(2_000)]  # below the size from which blocks are mapped by themselves
+    pinned = blocks[::50]
+    full = held()
+    del blocks
+    free_device()
+    assert full - held() > 150_000_000
+    assert len(pinned) == 40
 
 
 @pytest.mark.parametrize("error", SHORT)

@@ -38,6 +38,8 @@ from app.errors import StorageFull, Unprocessable
 from tests.app import weights
 from tests.app.weights import LAYER, adapter, base_model, lora
 
+HEAD = "base_model.model.lm_head"
+
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
@@ -122,6 +124,7 @@ def test_weights_that_could_run_code_are_refused_even_beside_safe_ones(tmp_path:
         (lora() | {"base_model.model.lm_head.weight": (10, 8)}, NotAnAdapter),
         (lora() | {"model.layers.0.self_attn.q_proj.lora_A.weight": (2, 8)}, NotAnAdapter),
         (lora() | {f"{LAYER}.q_proj.lora_magnitude_vector": (8,)}, NotAnAdapter),
+        (lora() | {f"{HEAD}.lora_A.weight": (2, 8), f"{HEAD}.lora_B.weight": (10, 2)}, NotAnAdapter),
         (without(f"{LAYER}.q_proj.lora_B.weight"), NotAnAdapter),
         (without(f"{LAYER}.v_proj.lora_A.weight"), NotAnAdapter),
         (lora() | {f"{LAYER}.q_proj.lora_A.weight": (3, 8)}, NotAnAdapter),

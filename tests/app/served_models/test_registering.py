@@ -197,6 +197,7 @@ def test_a_reference_adapter_of_the_same_kind_is_kept(floor: Floor) -> None:
     body = floor.registration("referred", reference_adapter_path=str(reference))
     made = floor.caller.call("operator", "POST", PATH, 201, json=body)
     assert made["reference_adapter_path"] == str(reference)
+    assert floor.caller.call("requester", "GET", f"{PATH}/referred")["reference_adapter_path"] is None
 
 
 def test_a_full_disk_registers_nothing_and_leaves_nothing(shared: Floor, monkeypatch: pytest.MonkeyPatch) -> None:

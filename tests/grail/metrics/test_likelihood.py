@@ -145,7 +145,16 @@ def test_long_examples_are_scored_in_slices_with_the_same_result(
     whole = forced(tiny_model, rows, 8)
     monkeypatch.setattr(likelihood, "LOGIT_BYTES", 7 * 2 * 4 * 258)
     assert label_bound(tiny_model) == 7
+    passes: list[int] = []
+    real = likelihood.completion_hidden
+
+    def counted(model: LoadedModel, batch: likelihood.PaddedBatch) -> torch.Tensor:
+        passes.append(batch.size)
+        return real(model, batch)
+
+    monkeypatch.setattr(likelihood, "completion_hidden", counted)
     sliced = forced(tiny_model, rows, 8)
+    assert len(passes) == -(-len(rows) // 8)  # only the output matrix is multiplied in slices
     for key, score in whole.items():
         assert (sliced[key].accuracy, sliced[key].best) == (score.accuracy, score.best)
         assert sliced[key].nll == pytest.approx(score.nll, rel=1e-5)
