@@ -62,7 +62,7 @@ class UnlearnConfig:
     max_gradient_norm: float = 1.0
     score_every_steps: int = 25
     max_forget_gap: float = 10.0  # percentage points above the reference that still count as forgetting, not scarring
-    holdout_share: float = 0.20  # of each domain's retain items, held out for checkpoint selection
+    holdout_share: float = 0.10  # of each domain's retain items, held out for checkpoint selection; each is unprotected
     micro_batch: int = 12  # examples in one forward pass; halved when memory runs out
     precision: str = "auto"
     seed: int = 0
