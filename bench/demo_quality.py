@@ -66,7 +66,6 @@ TARGETS = (
     Target("forget", "fact_in_answer", 0.0, 5.0),
     Target("forget_paraphrase", "fact_in_answer", 0.0, 5.0),
     Target("retain", "fact_in_answer", 90.0, 100.0),
-    Target("retain_paraphrase", "fact_in_answer", 90.0, 100.0),
 )
 
 
