@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cli.facts import EXAMPLES, Fact, demo_facts, read_facts, subjects
+from cli.failures import CommandFailed
 from grail.metrics.rouge import holds_fact, normalise
 
 FACTS = demo_facts()
@@ -82,7 +83,7 @@ def test_the_item_of_a_request_carries_its_paraphrases_as_probes() -> None:
 def test_a_line_that_is_no_fact_is_named(tmp_path: Path, line: str) -> None:
     good = (EXAMPLES / "people.jsonl").read_text(encoding="utf-8").splitlines()[0]
     (tmp_path / "facts.jsonl").write_text(f"{good}\n{line}\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"facts\.jsonl, line 2"):
+    with pytest.raises(CommandFailed, match=r"facts\.jsonl, line 2"):
         read_facts(tmp_path / "facts.jsonl")
 
 

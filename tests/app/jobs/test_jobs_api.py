@@ -50,13 +50,13 @@ def test_each_obstacle_has_its_own_words_and_a_dry_run_foretells_it(floor: Floor
 
     problem = order(floor, 409)
     assert kind(problem) == "nothing-pending"
-    assert foretold() == problem["detail"]
+    assert foretold() == f"{problem['detail']}. {problem['mend']}"
 
     body = {"served_model": "people", "domain": "copyright", "forget": [question(1)]}
     bare = floor.caller.call("requester", "POST", "/v1/requests", 202, json=body)["id"]
     problem = order(floor, 422)
     assert (kind(problem), problem["domains"]) == ("no-retain-data", ["copyright"])
-    assert foretold() == problem["detail"]
+    assert foretold() == f"{problem['detail']}. {problem['mend']}"
     floor.caller.call("requester", "DELETE", f"/v1/requests/{bare}")
 
     floor.ask(2)
@@ -65,7 +65,7 @@ def test_each_obstacle_has_its_own_words_and_a_dry_run_foretells_it(floor: Floor
         served, model.active_adapter_id = model.active_adapter_id, None
     problem = order(floor, 409)
     assert kind(problem) == "no-active-adapter"
-    assert foretold() == problem["detail"]
+    assert foretold() == f"{problem['detail']}. {problem['mend']}"
     with transaction(floor.db) as session:
         session.scalars(select(ServedModel)).one().active_adapter_id = served
 
@@ -73,7 +73,7 @@ def test_each_obstacle_has_its_own_words_and_a_dry_run_foretells_it(floor: Floor
     floor.ask(3)
     problem = order(floor, 409)
     assert (kind(problem), problem["job_id"], problem["state"]) == ("job-at-work", job["id"], "queued")
-    assert foretold() == problem["detail"]
+    assert foretold() == f"{problem['detail']}. {problem['mend']}"
 
 
 def test_a_dry_run_counts_and_writes_nothing(floor: Floor) -> None:
