@@ -47,7 +47,9 @@ def download(
     model: Model,
     version: Version,
     out: Annotated[Path, typer.Option(help="Directory in which the version's own directory is made.")] = Path("."),
-    reason: Annotated[str | None, typer.Option(help="Needed for a superseded version (officer).")] = None,
+    reason: Annotated[
+        str | None, typer.Option(help="Needed for a superseded version (officer): at least 10 characters.")
+    ] = None,
     url: Url = None,
     key: Key = None,
 ) -> None:
