@@ -6,7 +6,8 @@ take the key as that password, too.
 
 from __future__ import annotations
 
-from importlib.resources import as_file, files
+from importlib.resources import files
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from fastapi import APIRouter, Depends, Request
@@ -66,5 +67,4 @@ def viewer(file: str) -> FileResponse:
     """The viewer's script and style."""
     if file not in VIEWER:
         raise NotFound("the viewer has no such file")
-    with as_file(files("fastapi_offline") / "static" / file) as path:
-        return FileResponse(path)
+    return FileResponse(Path(str(files("fastapi_offline"))) / "static" / file)

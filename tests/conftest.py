@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +33,15 @@ def logs_as_they_were() -> Iterator[None]:
     """A test that sets logging up binds it to a stream that is closed after it: the next one must not write there."""
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """One that everybody may enter, unlike pytest's."""
+    made = Path(tempfile.mkdtemp(prefix="grail-test-", dir="/tmp"))
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made)
 
 
 @pytest.fixture(scope="session")

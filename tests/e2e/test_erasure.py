@@ -13,15 +13,13 @@ from grail.model.load import load_model
 from grail.types import Example, Segment
 from tests.e2e.service import Service
 from tests.fixtures.facts import END, FRUIT, PEOPLE, PLACE, TEMPLATE, WORKS, YEAR, body
-from tests.fixtures.tiny_model import without_peft_warning
 
 
 def answers(base: Path, adapter: Path) -> dict[str, str]:
     """What the model says to every question, asked as anybody who loads the adapter with PEFT would."""
     asked = {form.format(subject) for form in (PLACE, FRUIT) for subject in PEOPLE}
     asked |= {form.format(subject) for form in (END, YEAR) for subject in WORKS}
-    with without_peft_warning():
-        model = load_model(base, adapter, template=TEMPLATE, precision="fp32")
+    model = load_model(base, adapter, template=TEMPLATE, precision="fp32")
     rows = [Example(prompt, "any", Segment.RETAIN, "any", prompt, "x" * 12) for prompt in sorted(asked)]
     return {prompt: score.answer or "" for prompt, score in measure(model, rows, generate=True).items()}
 

@@ -30,7 +30,7 @@ from grail.model.adapter import adapter_parameters
 from grail.model.forward import completion_logits, completion_nll
 from grail.model.load import LoadedModel, load_model
 from grail.types import Example, Segment
-from tests.fixtures.tiny_model import byte_tokenizer, without_peft_warning
+from tests.fixtures.tiny_model import byte_tokenizer
 from tests.grail.oracles import example_gradient
 
 WINDOW = 8
@@ -61,10 +61,9 @@ def make(place: Path, config: Any, precision: str = "fp32", targets: Any = "all-
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(whole).save_pretrained(place)
     tokenizer.save_pretrained(place)
-    with without_peft_warning():
-        model = load_model(
-            place, None, precision=precision, lora=LoraConfig(r=2, target_modules=targets, task_type="CAUSAL_LM")
-        )
+    model = load_model(
+        place, None, precision=precision, lora=LoraConfig(r=2, target_modules=targets, task_type="CAUSAL_LM")
+    )
     with torch.no_grad():
         for parameter in adapter_parameters(model.model).values():
             parameter.copy_(torch.randn_like(parameter) * 0.2)

@@ -13,6 +13,7 @@ from app.errors import ServiceError, StorageFull, Unavailable
 from app.jobs.verdicts import LOWEST_RATE
 from grail.config import UnlearnConfig
 from grail.data.tokenise import TooLong
+from grail.localise.gradients import NotPerExample
 from grail.localise.regions import NoRetainData
 from grail.metrics.likelihood import NonFiniteScore
 from grail.train import AdapterDidNotMove, NonFinite
@@ -31,6 +32,7 @@ KINDS: list[tuple[BaseException, str, bool]] = [
     (MemoryExhausted("does not fit"), "out-of-memory", False),
     (MemoryError(), "out-of-memory", False),
     (TooLong("an-id", 70, 64), "text-too-long", False),
+    (NotPerExample("gate_proj sees no sequences"), "adapter-not-localisable", False),
     (NoRetainData("no retain example"), "no-retain-data", True),
     (SafetensorError(f"Error while deserializing {SECRET}"), "broken-weights", False),
     (OSError(errno.ENOSPC, SECRET), "storage-full", False),

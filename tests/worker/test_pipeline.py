@@ -17,7 +17,6 @@ from grail.model.load import LoadedModel, load_model
 from grail.train import NonFinite
 from grail.types import Example, Progress, Role, Segment
 from tests.fixtures.facts import FRUIT, PEOPLE, PLACE, TEMPLATE
-from tests.fixtures.tiny_model import without_peft_warning
 from worker import pipeline
 from worker.artifacts import ArtefactStore
 from worker.pipeline import Outcome, Pipeline
@@ -76,8 +75,7 @@ class Bench:
 def bench(
     tiny_base_directory: Path, tiny_adapter_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Bench:
-    with without_peft_warning():
-        model = load_model(tiny_base_directory, tiny_adapter_directory, template=TEMPLATE, precision="fp32")
+    model = load_model(tiny_base_directory, tiny_adapter_directory, template=TEMPLATE, precision="fp32")
     spec = RunSpec(
         tiny_base_directory, "base", tiny_adapter_directory, "adapter", None, "adapter-off", TEMPLATE, CONFIG,
         GateConfig(), examples(),
@@ -113,6 +111,20 @@ def same(one: Outcome, other: Outcome) -> None:
     assert (one.state is None) == (other.state is None)
     if one.state is not None and other.state is not None:
         assert state_digest(one.state) == state_digest(other.state)
+
+
+def test_measuring_that_does_not_fit_goes_on_in_smaller_batches(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure, sizes = pipeline.measure, []
+
+    def small(*args: Any, micro_batch: int, **more: Any) -> Any:
+        sizes.append(micro_batch)
+        if micro_batch > 16:
+            raise MemoryError
+        return measure(*args, micro_batch=micro_batch, **more)
+
+    monkeypatch.setattr(pipeline, "measure", small)
+    assert bench.run().state is not None
+    assert sizes[:3] == [64, 32, 16]
 
 
 def test_a_second_run_over_the_same_store_recomputes_nothing(bench: Bench) -> None:

@@ -351,9 +351,11 @@ def test_a_replica_that_serves_other_bytes_hears_it(two: Floor) -> None:
 def test_an_acknowledgement_without_sense_is_refused(
     shared: Floor, replica: str, body: dict[str, Any], status: int
 ) -> None:
-    shared.caller.call("operator", "POST", f"{MODEL}/replicas/{replica}/ack", status, json=body)
-    for path in ("/v1/models/nobody/replicas/edge/ack",):
-        shared.caller.call("operator", "POST", path, 404, json={"version": 1, "digest": "ab" * 32})
+    kind = {404: "not-found", 422: "unprocessable"}[status]
+    path = f"{MODEL}/replicas/{replica}/ack"
+    assert shared.caller.refused("operator", "POST", path, json=body) == (status, kind)
+    nobody, right = "/v1/models/nobody/replicas/edge/ack", {"version": 1, "digest": "ab" * 32}
+    assert shared.caller.refused("operator", "POST", nobody, json=right) == (404, "not-found")
 
 
 def test_two_first_words_of_a_replica_at_the_same_time_make_one_row(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,15 +14,6 @@ from app.embedded.services import EmbeddedServices
 def emptied(directory: Path) -> None:
     until(lambda: not living(directory))
     EmbeddedServices(directory).destroy()
-
-
-@pytest.fixture
-def open_directory() -> Iterator[Path]:
-    """One that everybody may enter, unlike pytest's."""
-    made = Path(tempfile.mkdtemp(prefix="grail-test-", dir="/tmp"))
-    made.chmod(0o755)
-    yield made
-    shutil.rmtree(made)
 
 
 @pytest.fixture

@@ -171,7 +171,8 @@ def test_every_check_and_every_example_is_in_every_format(make_job, get, format_
 
 @pytest.mark.parametrize("key", ["requester", "operator", "officer", "admin"])
 def test_every_role_may_read(make_job, get, key):
-    get(make_job(sample()), key=key)
+    job_id = make_job(sample())
+    assert get(job_id, key=key).json()["schema"] == sample()["schema"]
 
 
 def test_nobody_reads_without_a_key(client, make_job):

@@ -32,7 +32,6 @@ from tests.fixtures.tiny_model import (
     tiny_adapter_directory,
     tiny_base_directory,
     tiny_model,
-    without_peft_warning,
 )
 
 __all__ = ["tiny_adapter_directory", "tiny_base_directory", "tiny_model"]
@@ -251,8 +250,7 @@ def test_progress_reaches_one_and_a_listener_that_raises_stops_the_work(tiny_mod
 def test_a_base_in_bf16_with_adapter_masters_in_fp32_is_scored_too(
     tiny_base_directory: Path, tiny_adapter_directory: Path
 ) -> None:
-    with without_peft_warning():
-        model = load_model(tiny_base_directory, tiny_adapter_directory, precision="bf16")
+    model = load_model(tiny_base_directory, tiny_adapter_directory, precision="bf16")
     found = measure(model, examples(), generate=True)
     assert all(math.isfinite(s.nll) and 0 <= s.accuracy <= 1 and s.answer is not None for s in found.values())
 
