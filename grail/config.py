@@ -5,19 +5,30 @@ Each class is frozen, names its units, and refuses what makes no sense with a me
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from grail.catalogue import FORGET, METHOD, RETAIN, Declaration, declaration, names
 from grail.types import Example
 
+METHODS = names(METHOD)
+OBJECTIVES = names(FORGET)
+RETAIN_OBJECTIVES = (*names(RETAIN), "none")
+RETAIN_SOURCES = ("domains", "general")
 SCORES = ("squared", "zscore")
 REGIONS = ("localised", "random", "none")
-MASK_RULES = ("conditioned",)
-OBJECTIVES = ("calibrated", "ascent")
+MASK_RULES = ("conditioned", "frozen", "published")
 PRECISIONS = ("auto", "bf16", "fp32")
+
+GENERAL = "general"
+"""The domain of general instruction data, which out-of-distribution methods retain instead of the requests' domains."""
+
+STRATEGY = re.compile(r"combined|[a-z][a-z0-9_-]*(>[a-z][a-z0-9_-]*)*")
 
 LEAST_STEPS = 30
 """Steps that even a single forget item gets: the optimiser needs some tens of updates to move an adapter at all."""
@@ -26,7 +37,13 @@ MOST_STEPS = 100_000
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise ValueError(f"{name} is {value!r}: it must be one of {', '.join(known)}")
+        raise ValueError(f"{name} is {value!r}: it must be one of {', '.join(known)}{_meant(value, known)}")
+
+
+def _meant(given: str, known: tuple[str, ...]) -> str:
+    """The known name that `given` may have been meant to be, as the end of a sentence."""
+    close = difflib.get_close_matches(given, known, 1)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:
@@ -36,28 +53,35 @@ def _within(name: str, value: float, low: float, high: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class UnlearnConfig:
-    """How an adapter is changed (algorithm sections 2-4).
+    """How an adapter is changed (algorithm sections 2-5).
 
-    `learning_rate`, `passes` and `examples_per_step` are tuned for a 135M model with a rank-16 adapter (what on which
-    data: docs/benchmarks.md); larger models want a smaller rate. `steps` 0 means: as many as `passes` passes over
-    the forget items need (see `planned_steps`), so that the defaults serve one item as they serve five hundred.
-    `forget_weight` and `retain_weight` are positive; the objective owns its sign.
+    What is left at "" or 0 is filled in when the object is made: from what `method` fixes and presets, then from what
+    `objective` presets. So every config is whole, and what a report shows is what ran.
+
+    Presets are tuned for a 135M model with a rank-16 adapter (what on which data: docs/benchmarks.md); larger models
+    want a smaller rate. `steps` 0 means: as many as `passes` passes over the forget items need (see `planned_steps`),
+    so that the defaults serve one item as they serve five hundred. `forget_weight` and `retain_weight` are positive;
+    the objective owns its sign. `strategy` says which domains are unlearned together: `combined`, or names of domains
+    with ">" between them, each a run of its own that starts from what the one before left.
     """
 
     method: str = "grail"
-    objective: str = "calibrated"
+    objective: str = ""
+    retain_objective: str = ""
+    retain_source: str = ""
     score: str = "squared"
-    regions: str = "localised"
-    mask_rule: str = "conditioned"
+    regions: str = ""
+    mask_rule: str = ""
+    strategy: str = "combined"
     k_ur: float = 0.10  # share of entries per tensor in a set's top for OP-UR
     k_rr: float = 0.20  # the same for OP-RR
     draws: int = 3  # corruptions per example in localisation
-    learning_rate: float = 2e-3
+    learning_rate: float = 0.0
     passes: float = 5.0  # over the forget items of the domain that has most
     steps: int = 0  # exactly so many; 0: what `passes` need
     examples_per_step: int = 8
-    forget_weight: float = 2.5
-    retain_weight: float = 1.0
+    forget_weight: float = 0.0
+    retain_weight: float = 0.0
     warmup_share: float = 0.03
     max_gradient_norm: float = 1.0
     score_every_steps: int = 25
@@ -66,9 +90,23 @@ class UnlearnConfig:
     micro_batch: int = 12  # examples in one forward pass; halved when memory runs out
     precision: str = "auto"
     seed: int = 0
+    options: Mapping[str, float | str] = field(default_factory=dict)  # of the method and the objective: their files
 
     def __post_init__(self) -> None:
+        _one_of("method", self.method, METHODS)
+        method = declaration(METHOD, self.method)
+        self._settle(method.fixes)
+        self._preset(method.presets)
         _one_of("objective", self.objective, OBJECTIVES)
+        objective = declaration(FORGET, self.objective)
+        self._preset(objective.presets)
+        self._settle_options(method, objective)
+        _one_of("retain_objective", self.retain_objective, RETAIN_OBJECTIVES)
+        _one_of("retain_source", self.retain_source, RETAIN_SOURCES)
+        if not STRATEGY.fullmatch(self.strategy):
+            raise ValueError(
+                f"strategy is {self.strategy!r}: it must be combined, or domains with > between (privacy>copyright)"
+            )
         _one_of("score", self.score, SCORES)
         _one_of("regions", self.regions, REGIONS)
         _one_of("mask_rule", self.mask_rule, MASK_RULES)
@@ -93,6 +131,62 @@ class UnlearnConfig:
         ):
             _within(name, getattr(self, name), low, high)
 
+    def _settle(self, fixed: Mapping[str, Any]) -> None:
+        """Take what the method fixes. Raises ValueError where something else was asked for."""
+        for name, value in fixed.items():
+            if getattr(self, name) not in ("", value):
+                raise ValueError(
+                    f"the method {self.method} fixes {name} to {value}: leave {name} out, or choose the method grail"
+                )
+            object.__setattr__(self, name, value)
+
+    def _preset(self, presets: Mapping[str, Any]) -> None:
+        """Take presets for what is still open."""
+        for name, value in presets.items():
+            if getattr(self, name) in ("", 0):
+                object.__setattr__(self, name, value)
+
+    def _settle_options(self, *declared: Declaration) -> None:
+        """Fill in options left out. Raises ValueError for one that neither the method nor the objective has, or of
+        another kind."""
+        known = {name: value for source in declared for name, value in source.options.items()}
+        for name, value in self.options.items():
+            if name not in known:
+                raise ValueError(
+                    f"the method {self.method} with the objective {self.objective} has no such option; known: "
+                    f"{', '.join(sorted(known)) or 'none'}"
+                )
+            if isinstance(value, str) is not isinstance(known[name], str):
+                raise ValueError(f"the option {name} must be like {known[name]!r}")
+        object.__setattr__(self, "options", {**known, **self.options})
+
+    def reopened(self) -> dict[str, Any]:
+        """The settings, with those open again that are only what the method or the objective fixed or preset: what to
+        build on when one of these two changes."""
+        settings = self.as_dict()
+        for source in (declaration(METHOD, self.method), declaration(FORGET, self.objective)):
+            for name, value in {**source.fixes, **source.presets}.items():
+                if settings[name] == value:
+                    settings[name] = type(value)()
+            for name, value in source.options.items():
+                if settings["options"].get(name) == value:
+                    del settings["options"][name]
+        return settings
+
+    def number(self, option: str) -> float:
+        """A numeric option of the method or the objective."""
+        return float(self.options[option])
+
+    def legs(self, domains: Collection[str]) -> list[tuple[str, ...]]:
+        """The domains of each run in turn: all at once for `combined`; else one by one as `strategy` names them, those
+        without examples left out. Raises ValueError when none is left."""
+        if self.strategy == "combined":
+            return [tuple(sorted(domains))]
+        found: list[tuple[str, ...]] = [(name,) for name in self.strategy.split(">") if name in domains]
+        if not found:
+            raise ValueError(f"the strategy {self.strategy} names none of the domains {', '.join(sorted(domains))}")
+        return found
+
     def planned_steps(self, forget_items: Collection[int]) -> int:
         """How many steps a run takes at most: `steps`, or where that is 0 what `passes` need, within LEAST_STEPS ..
         MOST_STEPS. `forget_items` are counts, one a domain.
@@ -108,7 +202,7 @@ class UnlearnConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for digests, reports and rows."""
-        return asdict(self)
+        return {**asdict(self), "options": dict(self.options)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,8 +94,6 @@ def _score(model: LoadedModel, example: Example, known: Forced, free: tuple[str,
     )
 
 
-
-
 @dataclass(frozen=True, slots=True)
 class Row:
     """One example with its three scores. `group` is None where it counts in no mean: known to the base model, or a

@@ -63,7 +63,7 @@ def document(
         "job": {key: job[key] for key in JOB},
         "requests": [_request(request, result, verdict) for request in requests],
         "model": _model(model),
-        "method": config.as_dict(),
+        "method": _settings(config),
         "gate": verdict.as_dict(),
         "data": {domain: _data(rows_of(result, domain), held_out) for domain in result.domains},
         "metrics": {
@@ -78,6 +78,13 @@ def document(
         "limits": [*what_was_not_shown(result, reference, model.get("note")), *limits],
         "replicas_not_acknowledged": [],
     }
+
+
+def _settings(config: UnlearnConfig) -> dict[str, Any]:
+    """Every setting of the run, one value each; options of the method and the objective as `option_...`."""
+    settings = config.as_dict()
+    options = settings.pop("options")
+    return {**settings, **{f"option_{name}": value for name, value in sorted(options.items())}}
 
 
 def rows_of(result: EvalResult, domain: str) -> list[Row]:

@@ -16,12 +16,13 @@ from grail.checkpoint import Resume
 from grail.config import UnlearnConfig
 from grail.data.tokenise import TokenisedExample
 from grail.evaluate import accuracies, score_checkpoint
-from grail.localise.gradients import gradient_scores
-from grail.localise.regions import MaskSet, locate
+from grail.localise.gradients import gradient_statistics
+from grail.localise.regions import MaskSet
+from grail.methods import locator, needs_gradients
 from grail.model.adapter import AdapterState
 from grail.model.load import LoadedModel
 from grail.selection import CheckpointScore
-from grail.train import TrainLog
+from grail.train import TrainLog, trains
 from grail.train import unlearn as train
 from grail.types import Domain, Example, Report, Segment, ignore_progress
 
@@ -68,14 +69,18 @@ def localise(
     report: Report = ignore_progress,
     *,
     without: Collection[str] = (),
-) -> MaskSet:
-    """The regions of the model's present adapter (algorithm sections 2 and 3). `items` are what is trained on.
+) -> MaskSet | None:
+    """The regions of the model's present adapter (algorithm sections 2 and 3), or None for a method that has none.
+    `items` are what is trained on.
 
     Raises NoRetainData, FloatingPointError, TooLong.
     """
+    locate = locator(config.method)
+    if locate is None or not needs_gradients(config):
+        return None
     generator = torch.Generator().manual_seed(config.seed)
-    stats = gradient_scores(model, sets_of(model, items, without), config, generator, report)
-    return locate(stats, config, generator)
+    sets = {key: part for key, part in sets_of(model, items, without).items() if trains(key, config)}
+    return locate(gradient_statistics(model, sets, config, generator, report), config, generator)
 
 
 def unlearn(

@@ -15,11 +15,12 @@ from safetensors import SafetensorError
 
 from app.errors import ServiceError, line_of
 from app.jobs.verdicts import LOWEST_RATE, next_seed
+from grail.checks import AdapterDetached, AdapterDidNotMove, MaskBroken, NonFinite
 from grail.data.tokenise import TooLong
 from grail.localise.gradients import NotPerExample
 from grail.localise.regions import NoRetainData
+from grail.methods.memflex import NothingLocated
 from grail.metrics.likelihood import NonFiniteScore
-from grail.train import AdapterDidNotMove, NonFinite
 from worker.device import MemoryExhausted
 
 
@@ -53,48 +54,45 @@ def failure_of(error: BaseException, settings: Mapping[str, Any]) -> Failure:
     )
 
 
+_FAULT = "Nothing was published. Report it with the policy's settings."
 _NO_LAYER = "Teach the adapter without that layer, then register it."
 _REPORT = "It is tried again; if it stays, report it with the line named and the worker's log."
 
 
-def _by_kind(error: BaseException) -> Failure | None:
-    """Kinds that no further try can mend until a person did something, but for missing retain data."""
-    found: dict[str, Any] | None = None
-    match error:
-        case NonFiniteScore():
-            found = _words(
-                "broken-adapter", "The served adapter gives no finite numbers", str(error), "Restore or replace it."
-            )
-        case FloatingPointError():
-            found = _words("not-finite", "The numbers are not finite", str(error), "Check the base and the adapter.")
-        case AdapterDidNotMove():
-            found = _words("did-not-move", "Training changed nothing", str(error), "Raise steps or learning rate.")
-        case MemoryExhausted() | MemoryError():
-            found = _words("out-of-memory", "The device has too little memory", str(error), _SMALLER)
-        case TooLong():
-            found = _words("text-too-long", "A text does not fit the context", str(error), "Withdraw and split it.")
-        case NoRetainData():
-            return Failure(_words("no-retain-data", "There is no retain data", str(error), "Add retain items."), True)
-        case SafetensorError():
-            found = _words(
-                "broken-weights", "A weights file is damaged", "a safetensors file is cut off or malformed",
-                "Restore the base model or the adapter version from a backup.",
-            )  # fmt: skip
-        case OSError() if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            found = _words(
-                "storage-full", "There is no room left on the disk", "what the job made could not be written", _FREE
-            )
-        case OSError():
-            found = _words(
-                "files-missing", "A file of the model can not be read",
-                f"{type(error).__name__} ({errno.errorcode.get(error.errno or 0, 'missing or malformed')})",
-                "Check that base model and adapter lie where they were registered and may be read by the worker.",
-            )  # fmt: skip
-    return None if found is None else Failure(found, False)
-
-
 _SMALLER = "Use a device with more memory, shorter items, or a smaller batch in the policy."
 _FREE = "Free space under the data directory, then order the batch again with `include_attention`."
+_FILES = "Check that base model and adapter lie where they were registered and may be read by the worker."
+_BACKUP = "Restore the base model or the adapter version from a backup."
+
+_KINDS: tuple[tuple[tuple[type[BaseException], ...], str, str, str], ...] = (
+    ((NonFiniteScore,), "broken-adapter", "The served adapter gives no finite numbers", "Restore or replace it."),
+    ((FloatingPointError,), "not-finite", "The numbers are not finite", "Check the base and the adapter."),
+    ((AdapterDidNotMove,), "did-not-move", "Training changed nothing", "Raise steps or learning rate."),
+    ((AdapterDetached,), "adapter-detached", "The adapter gets no gradient", _NO_LAYER),
+    ((MaskBroken,), "mask-broken", "A protected entry changed", _FAULT),
+    ((NothingLocated,), "nothing-located", "The method found nothing to train", "Change its options."),
+    ((MemoryExhausted, MemoryError), "out-of-memory", "The device has too little memory", _SMALLER),
+    ((TooLong,), "text-too-long", "A text does not fit the context", "Withdraw and split it."),
+    ((NoRetainData,), "no-retain-data", "There is no retain data", "Add retain items."),
+)
+"""Exceptions whose own words may be shown, the first that fits: (classes, type, title, how to mend)."""
+
+
+def _by_kind(error: BaseException) -> Failure | None:
+    """Kinds that no further try can mend until a person did something, but for missing retain data."""
+    for classes, kind, title, mend in _KINDS:
+        if isinstance(error, classes):
+            return Failure(_words(kind, title, str(error), mend), isinstance(error, NoRetainData))
+    if isinstance(error, SafetensorError):
+        cut = "a safetensors file is cut off or malformed"
+        return Failure(_words("broken-weights", "A weights file is damaged", cut, _BACKUP), False)
+    if not isinstance(error, OSError):
+        return None
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        full = "what the job made could not be written"
+        return Failure(_words("storage-full", "There is no room left on the disk", full, _FREE), False)
+    what = f"{type(error).__name__} ({errno.errorcode.get(error.errno or 0, 'missing or malformed')})"
+    return Failure(_words("files-missing", "A file of the model can not be read", what, _FILES), False)
 
 
 def _words(kind: str, title: str, detail: str, mend: str) -> dict[str, Any]:

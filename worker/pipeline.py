@@ -18,16 +18,17 @@ from typing import Any
 import structlog
 
 from grail.checkpoint import Resume
-from grail.config import RunSpec, UnlearnConfig
+from grail.config import GENERAL, RunSpec, UnlearnConfig
 from grail.evaluate import MICRO_BATCH, EvalResult, compare, in_base, measure
 from grail.gate import Verdict, decide
 from grail.localise.regions import MaskSet
+from grail.methods import needs_gradients
 from grail.metrics.base import ExampleScore
 from grail.model.adapter import AdapterState, as_saved, read_state, write_state
 from grail.model.load import LoadedModel, as_reference
 from grail.report import environment
 from grail.run import held_out, localise, unlearn
-from grail.train import TrainLog
+from grail.train import TrainLog, joined
 from grail.types import Example, Report, Role, Segment
 from worker.artifacts import ArtefactStore, key_of
 from worker.device import free_device, with_smaller_batches
@@ -37,7 +38,7 @@ log = structlog.get_logger(__name__)
 Finished = Callable[[str, str, float], None]
 """Told (stage, digest of what it made, seconds); raising ends the run."""
 
-SHAPES_REGIONS = frozenset({"score", "regions", "k_ur", "k_rr", "draws", "seed"})
+SHAPES_REGIONS = frozenset({"method", "score", "regions", "retain_source", "k_ur", "k_rr", "draws", "seed", "options"})
 """Settings that change which entries the regions hold."""
 CHANGES_NOTHING = frozenset({"micro_batch"})
 """Settings that change what fits the device, not what comes out."""
@@ -60,6 +61,16 @@ class Outcome:
     regions: dict[str, Any] | None = field(default=None, repr=False)
     log: TrainLog | None = field(default=None, repr=False)
     state: AdapterState | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """One run over some of the domains: what it made, under which key, with which masks."""
+
+    state: AdapterState = field(repr=False)
+    log: TrainLog
+    key: str
+    masks: MaskSet | None = field(repr=False)
 
 
 @dataclass(slots=True)
@@ -85,15 +96,33 @@ class Pipeline:
         if not any(item.segment is Segment.FORGET for item in items):
             return self.outcome(original, original, reference)
         without = held_out(items, spec.unlearn)
-        masks, masks_key = self.localise(items, without)
-        trained, log, key = self.unlearn(items, without, masks, masks_key, start, reference)
-        state = as_saved(trained)  # what is measured and judged is what is published, to the bit
+        done = self.legs(items, without, start, reference)
+        state = as_saved(done[-1].state)  # what is measured and judged is what is published, to the bit
         write_state(self.model.model, state)
-        candidate = self.scores("candidate", key)
-        shutil.rmtree(self.store.directory(key), ignore_errors=True)
-        return self.outcome(
-            original, candidate, reference, held_out=without, regions=masks.summary, log=log, state=state
-        )
+        candidate = self.scores("candidate", done[-1].key)
+        for leg in done:
+            shutil.rmtree(self.store.directory(leg.key), ignore_errors=True)
+        regions = done[-1].masks.summary if done[-1].masks else None
+        log = joined([leg.log for leg in done])
+        return self.outcome(original, candidate, reference, held_out=without, regions=regions, log=log, state=state)
+
+    def legs(
+        self,
+        items: Sequence[Example],
+        without: frozenset[str],
+        start: AdapterState,
+        reference: Mapping[str, ExampleScore],
+    ) -> list[Leg]:
+        """Localise and unlearn, once for all domains or once for each that the strategy names, each run starting from
+        what the one before left."""
+        done: list[Leg] = []
+        for domains in self.spec.unlearn.legs({item.domain for item in items if item.segment is Segment.FORGET}):
+            inside = [item for item in items if item.domain in (*domains, GENERAL)]
+            from_state, from_key = (done[-1].state, done[-1].key) if done else (start, self.spec.adapter_digest)
+            write_state(self.model.model, from_state)
+            masks, masks_key = self.localise(inside, without, from_key)
+            done.append(self.unlearn(inside, without, masks, masks_key, from_state, reference))
+        return done
 
     def outcome(
         self,
@@ -149,33 +178,36 @@ class Pipeline:
 
         return with_smaller_batches(replace(self.spec.unlearn, micro_batch=MICRO_BATCH), compute)
 
-    def localise(self, items: Sequence[Example], without: frozenset[str]) -> tuple[MaskSet, str]:
-        """The regions, found or read."""
+    def localise(self, items: Sequence[Example], without: frozenset[str], from_key: str) -> tuple[MaskSet | None, str]:
+        """The regions of the adapter that `from_key` names, found or read; None where the method has none."""
         config = self.spec.unlearn
         shaping = {name: value for name, value in config.as_dict().items() if name in SHAPES_REGIONS}
         data = [[item.id, content_key(item), item.domain, item.segment, item.id in without] for item in items]
-        key = key_of("masks", 1, self.network, self.spec.adapter_digest, shaping, data)
+        key = key_of("masks", 2, self.network, from_key, shaping, data)
+        if not needs_gradients(config):
+            return None, key
         with self.stage("localise", key):
             masks = self.store.read_masks(key)
             if masks is None:
                 masks = with_smaller_batches(
                     config, lambda fits: localise(self.model, items, fits, self.report, without=without)
                 )
-                self.store.write_masks(key, masks)
+                if masks is not None:
+                    self.store.write_masks(key, masks)
         return masks, key
 
     def unlearn(
         self,
         items: Sequence[Example],
         without: frozenset[str],
-        masks: MaskSet,
+        masks: MaskSet | None,
         masks_key: str,
         start: AdapterState,
         reference: Mapping[str, ExampleScore],
-    ) -> tuple[AdapterState, TrainLog, str]:
+    ) -> Leg:
         """The candidate's tensors, trained or read."""
         shaping = {name: value for name, value in self.spec.unlearn.as_dict().items() if name not in CHANGES_NOTHING}
-        key = key_of("adapter", 1, masks_key, masks.digest, self.spec.reference_digest, shaping)
+        key = key_of("adapter", 2, masks_key, masks.digest if masks else None, self.spec.reference_digest, shaping)
         accuracy = {item.id: reference[item.id].accuracy for item in items}
 
         def compute(fits: UnlearnConfig) -> tuple[AdapterState, TrainLog]:
@@ -193,7 +225,7 @@ class Pipeline:
                     log.info("training_resumed", artefact=key)
                 found = with_smaller_batches(self.spec.unlearn, compute)
                 self.store.write_adapter(key, *found)
-        return *found, key
+        return Leg(*found, key, masks)
 
 
 def is_requested(example: Example) -> bool:

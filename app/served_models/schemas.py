@@ -14,7 +14,18 @@ from app.config import bounds
 from app.errors import FIELD
 from app.tables.request import RequestDomain
 from app.texts import text_type
-from grail.config import MASK_RULES, OBJECTIVES, PRECISIONS, REGIONS, SCORES, GateConfig, UnlearnConfig
+from grail.config import (
+    MASK_RULES,
+    METHODS,
+    OBJECTIVES,
+    PRECISIONS,
+    REGIONS,
+    RETAIN_OBJECTIVES,
+    RETAIN_SOURCES,
+    SCORES,
+    GateConfig,
+    UnlearnConfig,
+)
 
 BOUNDS = bounds()
 
@@ -30,9 +41,10 @@ else:
     Template = text_type(4000)
 
 CHATML = "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
-METHODS = ("grail",)
+OWN = ("",)  # what the method or the objective presets
 SETTING_WORDS = {
-    "method": METHODS, "objective": OBJECTIVES, "score": SCORES, "regions": REGIONS, "mask_rule": MASK_RULES,
+    "method": METHODS, "objective": OBJECTIVES + OWN, "retain_objective": RETAIN_OBJECTIVES + OWN,
+    "retain_source": RETAIN_SOURCES + OWN, "score": SCORES, "regions": REGIONS + OWN, "mask_rule": MASK_RULES + OWN,
     "precision": PRECISIONS,
 }  # fmt: skip
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="Lower case, digits and hyphens.")]
@@ -86,13 +98,6 @@ class Policy(BaseModel):
     @classmethod
     def _gate_is_known(cls, value: Any) -> Any:
         return _known_settings(value, GateConfig)
-
-    @field_validator("unlearn")
-    @classmethod
-    def _method_is_known(cls, value: UnlearnConfig) -> UnlearnConfig:
-        if value.method not in METHODS:
-            raise ValueError(f"method must be one of {', '.join(METHODS)}")
-        return value
 
 
 class ModelCreate(BaseModel):

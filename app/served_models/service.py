@@ -195,7 +195,10 @@ def patch(session: Session, name: str, ask: ModelPatch, who: Principal, now: dat
     PolicyRefused."""
     model = named(session, name, lock=True)
     if ask.policy is not None:
-        full = Policy.model_validate(model.policy).model_dump(mode="json")
+        present = Policy.model_validate(model.policy)
+        full = present.model_dump(mode="json")
+        if {"method", "objective"} & set(ask.policy.get("unlearn") or ()):
+            full["unlearn"] = present.unlearn.reopened()
         try:
             model.policy = Policy.model_validate(merged(full, ask.policy)).model_dump(mode="json")
         except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Per-example adapter gradients in one batched backward pass, and the two scores made of them (paper eq. 3).
+"""Per-example adapter gradients in one batched backward pass, and what is kept of them (paper eq. 3).
 
 Both LoRA maps are plain linear: y = W x, so the gradient of one row's loss with respect to W is the outer product of
 what flowed back and what flowed in, summed over time:
@@ -20,7 +20,7 @@ from grail.data.batches import by_length, pad
 from grail.data.tokenise import TokenisedExample
 from grail.model.adapter import adapter_parameters
 from grail.model.forward import completion_logits, completion_nll
-from grail.model.load import LoadedModel
+from grail.model.load import LoadedModel, ordinary_tokens
 from grail.types import Domain, Progress, Report, Segment, ignore_progress
 
 SetKey = tuple[Domain, Segment]
@@ -29,13 +29,23 @@ Sink = Callable[[str, torch.Tensor], None]
 NO_SPREAD = 1e-12
 """A mean-gradient tensor with a smaller standard deviation contributes nothing to `zscore`."""
 
+Tensors = dict[str, torch.Tensor]
+
 
 @dataclass(frozen=True, slots=True)
 class GradientStats:
-    """`scores[(domain, segment)][tensor]` has the adapter tensor's shape, fp32, >= 0; `counts` are examples."""
+    """Two statistics of each set, by (domain, segment) and tensor, fp32, each of the adapter tensor's shape: `squares`,
+    the mean over examples of the squared gradient, and `means`, the mean gradient. `counts` are examples."""
 
-    scores: dict[SetKey, dict[str, torch.Tensor]] = field(repr=False)
+    squares: dict[SetKey, Tensors] = field(repr=False)
+    means: dict[SetKey, Tensors] = field(repr=False)
     counts: dict[SetKey, int]
+
+    def scores(self, score: str) -> dict[SetKey, Tensors]:
+        """`squared`: the squares; `zscore`: |z| of the means, tensor by tensor."""
+        if score == "squared":
+            return self.squares
+        return {key: {name: zscores(g) for name, g in means.items()} for key, means in self.means.items()}
 
 
 def corrupt(example: TokenisedExample, vocabulary: torch.Tensor, generator: torch.Generator) -> TokenisedExample:
@@ -51,14 +61,6 @@ def corrupt(example: TokenisedExample, vocabulary: torch.Tensor, generator: torc
     for place, token in zip(places, tokens, strict=True):
         ids[example.prompt_length + place] = token
     return TokenisedExample(example.id, tuple(ids), example.prompt_length)
-
-
-def ordinary_tokens(model: LoadedModel) -> torch.Tensor:
-    """Ids (V',) of the vocabulary that are not special."""
-    size = int(model.model.config.vocab_size)
-    keep = torch.ones(size, dtype=torch.bool)
-    keep[[token for token in model.tokenizer.all_special_ids if token < size]] = False
-    return keep.nonzero().flatten()
 
 
 class NotPerExample(ValueError):
@@ -101,20 +103,20 @@ def per_example_gradients(model: Any, draws: int, sink: Sink) -> Iterator[None]:
             handle.remove()
 
 
-def set_scores(
+def set_statistics(
     model: LoadedModel,
     examples: Sequence[TokenisedExample],
     config: UnlearnConfig,
     generator: torch.Generator,
     done: Callable[[int], None] = lambda _: None,
-) -> dict[str, torch.Tensor]:
-    """Scores of one set, each the shape of its tensor: mean squared gradient, or |z| of the mean gradient."""
+) -> tuple[Tensors, Tensors]:
+    """(mean squared gradient, mean gradient) of one set, from one pass: the squares example by example, the mean as
+    backward passes add it up by themselves. Raises FloatingPointError, NotPerExample."""
     parameters = adapter_parameters(model.model)
-    total = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
-    squared = config.score == "squared"
+    squares = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
 
     def add(name: str, gradients: torch.Tensor) -> None:
-        total[name] += (gradients.square() if squared else gradients).sum(dim=0)
+        squares[name] += gradients.square().sum(dim=0)
 
     vocabulary = ordinary_tokens(model)
     corrupted = {e.id: [corrupt(e, vocabulary, generator) for _ in range(config.draws)] for e in examples}
@@ -129,10 +131,12 @@ def set_scores(
                 )
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             done(len(chunk))
+    totals = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in parameters.items()}
     for parameter in parameters.values():
         parameter.grad = None
-    mean = {name: (tensor / len(examples)).cpu() for name, tensor in total.items()}
-    return mean if squared else {name: zscores(tensor) for name, tensor in mean.items()}
+    return tuple(  # type: ignore[return-value]  # two of them
+        {name: (tensor / len(examples)).cpu() for name, tensor in sums.items()} for sums in (squares, totals)
+    )
 
 
 def zscores(mean_gradient: torch.Tensor) -> torch.Tensor:
@@ -143,14 +147,14 @@ def zscores(mean_gradient: torch.Tensor) -> torch.Tensor:
     return ((mean_gradient - mean_gradient.mean()) / spread).abs()
 
 
-def gradient_scores(
+def gradient_statistics(
     model: LoadedModel,
     sets: Mapping[SetKey, Sequence[TokenisedExample]],
     config: UnlearnConfig,
     generator: torch.Generator,
     report: Report = ignore_progress,
 ) -> GradientStats:
-    """Scores of every non-empty set, in a fixed order so that the generator's draws are repeatable."""
+    """Statistics of every non-empty set, in a fixed order so that the generator's draws are repeatable."""
     filled = {key: sets[key] for key in sorted(sets) if sets[key]}
     everything = sum(len(examples) for examples in filled.values())
     finished = 0
@@ -160,5 +164,6 @@ def gradient_scores(
         finished += count
         report(Progress("localise", finished / everything))
 
-    scores = {key: set_scores(model, examples, config, generator, done) for key, examples in filled.items()}
-    return GradientStats(scores, {key: len(examples) for key, examples in filled.items()})
+    found = {key: set_statistics(model, examples, config, generator, done) for key, examples in filled.items()}
+    squares, means = ({key: pair[place] for key, pair in found.items()} for place in (0, 1))
+    return GradientStats(squares, means, {key: len(examples) for key, examples in filled.items()})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
@@ -59,9 +60,9 @@ def top(scores: torch.Tensor, share: float) -> torch.Tensor:
     return (scores.double() >= quantile(scores, 1.0 - share)) & (scores > 0)
 
 
-def top_sets(stats: GradientStats, share: float) -> dict[SetKey, Masks]:
-    """top_k of every set, per tensor, never global: layers differ in size and scale."""
-    return {key: {name: top(s, share) for name, s in scores.items()} for key, scores in stats.scores.items()}
+def top_sets(found: Mapping[SetKey, Masks], share: float) -> dict[SetKey, Masks]:
+    """top_k of every set's scores, per tensor, never global: layers differ in size and scale."""
+    return {key: {name: top(s, share) for name, s in scores.items()} for key, scores in found.items()}
 
 
 def _combine(sets: list[Masks], operation: Any) -> Masks:
@@ -74,7 +75,8 @@ def locate(stats: GradientStats, config: UnlearnConfig, generator: torch.Generat
     A domain without examples drops out. Raises NoRetainData without any retain set. With `regions` = `random` one
     permutation per tensor is applied to both masks, so that sizes and overlap are kept; with `none` both are empty.
     """
-    ur, rr = top_sets(stats, config.k_ur), top_sets(stats, config.k_rr)
+    scores = stats.scores(config.score)
+    ur, rr = top_sets(scores, config.k_ur), top_sets(scores, config.k_rr)
     forget = [masks for (_, segment), masks in ur.items() if segment is Segment.FORGET]
     retain = [masks for (_, segment), masks in ur.items() if segment is Segment.RETAIN]
     if not retain:
@@ -88,7 +90,7 @@ def locate(stats: GradientStats, config: UnlearnConfig, generator: torch.Generat
         shared, protect = _empty(shared), _empty(protect)
     if config.regions == "random":
         shared, protect = _shuffle(shared, protect, generator)
-    return MaskSet(shared, protect, _summary(shared, protect, ur, config, stats))
+    return MaskSet(shared, protect, summary(shared, protect, ur, config, stats))
 
 
 def _empty(masks: Masks) -> Masks:
@@ -111,7 +113,7 @@ def jaccard(one: Masks, other: Masks, names: list[str]) -> float:
     return both / either if either else 0.0
 
 
-def _matrix(sets: dict[SetKey, Masks], names: list[str]) -> list[list[float]]:
+def _matrix(sets: Mapping[SetKey, Masks], names: list[str]) -> list[list[float]]:
     return [[round(jaccard(one, other, names), 6) for other in sets.values()] for one in sets.values()]
 
 
@@ -121,9 +123,10 @@ def layer_of(name: str) -> str:
     return f"layers.{int(found.group(2))}" if found else name
 
 
-def _summary(
-    op_ur: Masks, op_rr: Masks, tops: dict[SetKey, Masks], config: UnlearnConfig, stats: GradientStats
+def summary(
+    op_ur: Masks, op_rr: Masks, tops: Mapping[SetKey, Masks], config: UnlearnConfig, stats: GradientStats
 ) -> dict[str, Any]:
+    """What a report shows of two masks: counts, shares and the Jaccard matrices of the sets' `tops`."""
     entries = sum(mask.numel() for mask in op_ur.values())
     layers: dict[str, list[str]] = {}
     for name in sorted(op_ur):

@@ -1,6 +1,9 @@
-"""Objectives of unlearning, one file each; importing this package registers them."""
+"""The rows of every table (algorithm section 5), one file each: what a method fixes, and how it finds its regions.
 
-from grail.methods import ascent, calibrated
-from grail.methods.base import Objective, RowLosses, descent, known_objectives, objective, register
+A method's name is its file's (grail.catalogue reads the declarations). A file that only declares finds no regions; one
+that has a `locate(stats, config, generator) -> MaskSet` does.
+"""
 
-__all__ = ["Objective", "RowLosses", "ascent", "calibrated", "descent", "known_objectives", "objective", "register"]
+from grail.methods.base import locator, needs_gradients
+
+__all__ = ["locator", "needs_gradients"]

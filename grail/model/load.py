@@ -114,3 +114,11 @@ def load_model(
     context = int(config.max_position_embeddings)
     never = None if reference is None else read_saved(reference)
     return LoadedModel(model, cast(Tokenizer, tokenizer), template, context, where, dtype, never)
+
+
+def ordinary_tokens(model: LoadedModel) -> torch.Tensor:
+    """Ids (V',) of the vocabulary that are not special."""
+    size = int(model.model.config.vocab_size)
+    keep = torch.ones(size, dtype=torch.bool)
+    keep[[token for token in model.tokenizer.all_special_ids if token < size]] = False
+    return keep.nonzero().flatten()

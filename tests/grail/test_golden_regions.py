@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from grail.config import UnlearnConfig
-from grail.localise.gradients import GradientStats, zscores
+from grail.localise.gradients import GradientStats
 from grail.localise.regions import locate
 from grail.types import Segment
 
@@ -19,15 +19,15 @@ FILES = sorted(GOLDEN.glob("regions_*.json"))
 
 
 def golden_stats(golden: dict[str, Any]) -> GradientStats:
-    scores = {}
+    found = {}
     for label, tensors in golden.get("example_gradients", golden.get("mean_gradients")).items():
         domain, segment = label.split("_")
         values = {name: torch.tensor(value, dtype=torch.float64) for name, value in tensors.items()}
         squared = golden["score"] == "squared"
-        scores[domain, Segment(segment)] = {
-            name: value.square().mean(dim=0) if squared else zscores(value) for name, value in values.items()
+        found[domain, Segment(segment)] = {
+            name: value.square().mean(dim=0) if squared else value for name, value in values.items()
         }
-    return GradientStats(scores, dict.fromkeys(scores, 1))
+    return GradientStats(found, found, dict.fromkeys(found, 1))
 
 
 @pytest.mark.skipif(not FILES, reason="the golden vectors are not beside the project")

@@ -14,15 +14,14 @@ from grail.data.batches import pad
 from grail.data.tokenise import TokenisedExample
 from grail.localise.gradients import (
     corrupt,
-    gradient_scores,
-    ordinary_tokens,
+    gradient_statistics,
     per_example_gradients,
-    set_scores,
+    set_statistics,
     zscores,
 )
 from grail.model.adapter import adapter_parameters
 from grail.model.forward import completion_logits, completion_nll
-from grail.model.load import LoadedModel
+from grail.model.load import LoadedModel, ordinary_tokens
 from grail.types import Segment
 from tests.grail.oracles import example_gradient
 
@@ -68,27 +67,28 @@ def test_batched_per_example_gradients_equal_one_at_a_time_autograd(
             torch.testing.assert_close(found[name][place], expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("score", ["squared", "zscore"])
-def test_scores_do_not_depend_on_the_micro_batch(tiny: LoadedModel, score: str) -> None:
+def test_statistics_do_not_depend_on_the_micro_batch(tiny: LoadedModel) -> None:
     rows = make([(3, 8), (2, 5), (5, 9), (1, 4), (4, 4)], 3, tiny)
     several, single = (
-        set_scores(tiny, rows, UnlearnConfig(score=score, micro_batch=size), torch.Generator().manual_seed(1))
+        set_statistics(tiny, rows, UnlearnConfig(micro_batch=size), torch.Generator().manual_seed(1))
         for size in (15, 3)
     )
-    for name, value in several.items():
-        atol = 1e-9 if score == "squared" else 1e-5  # z-scores are of the order of 1
-        torch.testing.assert_close(value, single[name], rtol=1e-3, atol=atol)
+    for one, other, atol in zip(several, single, (1e-9, 1e-7), strict=True):
+        for name, value in one.items():
+            torch.testing.assert_close(value, other[name], rtol=1e-3, atol=atol)
 
 
-def test_squared_scores_are_the_mean_of_squares_not_the_square_of_the_mean(tiny: LoadedModel) -> None:
+def test_one_pass_gives_the_mean_of_squares_and_the_mean_and_these_are_two_things(tiny: LoadedModel) -> None:
     rows = make([(3, 8), (3, 8)], 11, tiny)
     generator = torch.Generator().manual_seed(2)
     vocabulary = ordinary_tokens(tiny)
     groups = {e.id: [corrupt(e, vocabulary, generator) for _ in range(3)] for e in rows}
     expected = [example_gradient(tiny, groups[e.id]) for e in rows]
-    scores = set_scores(tiny, rows, UnlearnConfig(), torch.Generator().manual_seed(2))
-    for name, value in scores.items():
-        torch.testing.assert_close(value, (expected[0][name] ** 2 + expected[1][name] ** 2) / 2, rtol=1e-3, atol=1e-10)
+    squares, means = set_statistics(tiny, rows, UnlearnConfig(), torch.Generator().manual_seed(2))
+    for name, value in squares.items():
+        one, other = (each[name] for each in expected)
+        torch.testing.assert_close(value, (one**2 + other**2) / 2, rtol=1e-3, atol=1e-10)
+        torch.testing.assert_close(means[name], (one + other) / 2, rtol=1e-3, atol=1e-6)
 
 
 def test_corruption_replaces_at_most_half_and_never_the_eos(tiny: LoadedModel) -> None:
@@ -110,9 +110,10 @@ def test_a_tensor_without_spread_has_no_zscore() -> None:
 def test_the_same_seed_gives_the_same_scores_and_leaves_no_gradient(tiny: LoadedModel) -> None:
     sets = {("privacy", Segment.FORGET): make([(3, 8)], 1, tiny), ("privacy", Segment.RETAIN): make([(2, 6)], 2, tiny)}
     first, second = (
-        gradient_scores(tiny, sets, UnlearnConfig(), torch.Generator().manual_seed(9)) for _ in range(2)
+        gradient_statistics(tiny, sets, UnlearnConfig(), torch.Generator().manual_seed(9)) for _ in range(2)
     )
-    for key, tensors in first.scores.items():
-        for name, value in tensors.items():
-            assert torch.equal(value, second.scores[key][name])
+    for one, other in ((first.squares, second.squares), (first.means, second.means)):
+        for key, tensors in one.items():
+            for name, value in tensors.items():
+                assert torch.equal(value, other[key][name])
     assert all(parameter.grad is None for parameter in adapter_parameters(tiny.model).values())

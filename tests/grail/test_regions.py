@@ -27,7 +27,7 @@ def stats(seed: int, domains: int, flat: bool = False) -> GradientStats:
                 name: torch.tensor(np.round(numbers.exponential(size=shape) * (0 if flat else 2)) / 2)
                 for name, shape in SHAPES.items()
             }
-    return GradientStats(scores, dict.fromkeys(scores, 3))
+    return GradientStats(scores, scores, dict.fromkeys(scores, 3))
 
 
 def chosen(mask: torch.Tensor) -> set[int]:
@@ -40,11 +40,11 @@ def test_regions_equal_the_set_based_oracle(seed: int, domains: int, k_ur: float
     given_stats = stats(seed, domains)
     masks = locate(given_stats, UnlearnConfig(k_ur=k_ur, k_rr=k_rr), torch.Generator())
     for name in SHAPES:
-        tops = {key: top_indices(s[name].numpy(), k_ur) for key, s in given_stats.scores.items()}
+        tops = {key: top_indices(s[name].numpy(), k_ur) for key, s in given_stats.squares.items()}
         forget = set().union(*(v for (_, segment), v in tops.items() if segment is Segment.FORGET))
         retain = set().union(*(v for (_, segment), v in tops.items() if segment is Segment.RETAIN))
         protect = set.intersection(
-            *(top_indices(s[name].numpy(), k_rr) for (_, seg), s in given_stats.scores.items() if seg is Segment.RETAIN)
+            *(top_indices(s[name].numpy(), k_rr) for (_, g), s in given_stats.squares.items() if g is Segment.RETAIN)
         )
         assert chosen(masks.op_ur[name]) == forget & retain
         assert chosen(masks.op_rr[name]) == protect
@@ -71,8 +71,8 @@ def test_no_regions_means_empty_masks() -> None:
 
 def test_a_domain_without_retain_examples_drops_out() -> None:
     whole = stats(4, 2)
-    part = GradientStats({key: s for key, s in whole.scores.items() if key != ("d1", Segment.RETAIN)}, whole.counts)
-    only = GradientStats({key: s for key, s in whole.scores.items() if key[0] == "d0"}, whole.counts)
+    part = GradientStats({k: s for k, s in whole.squares.items() if k != ("d1", Segment.RETAIN)}, {}, whole.counts)
+    only = GradientStats({k: s for k, s in whole.squares.items() if k[0] == "d0"}, {}, whole.counts)
     config = UnlearnConfig(k_ur=0.4, k_rr=0.4)
     for name in SHAPES:
         assert torch.equal(
@@ -82,7 +82,7 @@ def test_a_domain_without_retain_examples_drops_out() -> None:
 
 def test_a_batch_without_retain_data_is_refused() -> None:
     whole = stats(4, 1)
-    forget_only = GradientStats({("d0", Segment.FORGET): whole.scores["d0", Segment.FORGET]}, {})
+    forget_only = GradientStats({("d0", Segment.FORGET): whole.squares["d0", Segment.FORGET]}, {}, {})
     with pytest.raises(NoRetainData, match="standing retain set"):
         locate(forget_only, UnlearnConfig(), torch.Generator())
 

@@ -11,12 +11,12 @@ from safetensors import SafetensorError
 from app.adapters.files import VersionDamaged
 from app.errors import ServiceError, StorageFull, Unavailable
 from app.jobs.verdicts import LOWEST_RATE
+from grail.checks import AdapterDidNotMove, NonFinite
 from grail.config import UnlearnConfig
 from grail.data.tokenise import TooLong
 from grail.localise.gradients import NotPerExample
 from grail.localise.regions import NoRetainData
 from grail.metrics.likelihood import NonFiniteScore
-from grail.train import AdapterDidNotMove, NonFinite
 from worker.device import MemoryExhausted
 from worker.failures import failure_of
 from worker.job import BaseChanged

@@ -1,0 +1,1 @@
+"""Objectives on forget examples. Each owns its sign."""
