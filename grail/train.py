@@ -232,10 +232,10 @@ def check_attached(model: LoadedModel, example: TokenisedExample) -> None:
     loss = descent(model, pad([example], model.pad_id, model.device)).loss
     if loss.requires_grad:
         loss.sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    parameters = adapter_parameters(model.model)
-    checks.attached(parameters)
-    for parameter in parameters.values():
-        parameter.grad = None
+    try:
+        checks.attached(adapter_parameters(model.model))
+    finally:
+        model.model.zero_grad(set_to_none=True)
 
 
 def fit(
