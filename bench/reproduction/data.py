@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from grail.types import Example, Role, Segment
+from reproduction.hub import read_domain
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data"
@@ -67,7 +68,13 @@ def part_of(example: Example) -> str:
 
 
 def corpus(name: str) -> Corpus:
-    """The data set `knowundo` or `lume`. Raises DataAbsent, ValueError for another name."""
+    """The data set `knowundo` or `lume`, or `hub:DIR`, a local copy of the hub's zjunlp/KnowUnDo with both its domains.
+
+    Raises DataAbsent, NotThatFormat, ValueError for another name.
+    """
+    if name.startswith("hub:"):
+        rows = {domain: read_domain(Path(name.removeprefix("hub:")), domain) for domain in LUME_DOCUMENTS}
+        return Corpus("hub", tuple(example for domain in rows for example in _examples(domain, rows[domain])))
     if name == "knowundo":
         privacy = _read(SHARED / "knowundo_privacy", "")
         return Corpus(name, (*_examples("privacy", privacy), *_examples("copyright", _read(NOVELS, ""))))
