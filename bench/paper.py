@@ -1,7 +1,8 @@
 """The paper's tables and figures on a small real model: GRAIL and every method that it is measured against.
 
     python bench/paper.py list                 the queue: what is done, what is left, and about how long it will take
-    python bench/paper.py run [--minutes 60]   go on with it; may be stopped at any time, what is finished is kept
+    python bench/paper.py run [--minutes 60]   go on with it; may be stopped at any time, what is finished is kept;
+                                               two processes of one thread each do more than one of two threads
     python bench/paper.py tables               every table and figure again from the stored raw results (docs/paper)
 
 SmolLM2-135M with an adapter of rank 16 on all linear layers, taught the privacy people of KnowUnDo and 25 invented
@@ -20,8 +21,10 @@ from contextlib import contextmanager
 from statistics import median
 
 from reproduction.data import ROOT, DataAbsent
+from reproduction.locks import held
 from reproduction.results import of_grid, path_of, read, reference_key, write
 from reproduction.rows import Task, learning_rate, queue
+from reproduction.runs import Bench, reference, run
 
 GUESS_SECONDS = 300.0
 """What a run is taken to last before any has been timed."""
@@ -34,6 +37,7 @@ def main() -> int:
     commands.add_parser("list", help="what is done and what is left")
     going = commands.add_parser("run", help="go on with the queue")
     going.add_argument("--minutes", type=float, default=float("inf"), help="start no run after so many minutes")
+    going.add_argument("--threads", type=int, default=0, help="threads of this process; several may share the queue")
     going.add_argument("--only", default="", help="only runs whose name holds this")
     commands.add_parser("tables", help="tables and figures from the raw results")
     asked = parser.parse_args()
@@ -65,25 +69,43 @@ def show(_: argparse.Namespace) -> int:
 
 def go_on(asked: argparse.Namespace) -> int:
     """Do run after run until the queue or the time is at its end."""
-    from reproduction.runs import Bench, reference, run
+    import torch
 
-    start, bench = time.monotonic(), None
-    for task in [task for task in left() if asked.only in task.key]:
-        if time.monotonic() - start > 60 * asked.minutes:
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
+    start, benches = time.monotonic(), {}
+    while time.monotonic() - start < 60 * asked.minutes:
+        task = next((task for task in left() if asked.only in task.key and done(task, benches)), None)
+        if task is None:
             break
-        if bench is None or (bench.corpus.name, bench.half) != (task.corpus, task.half):
-            bench = Bench.open(task.corpus, task.half)
-        key = reference_key(task.corpus, task.half)
-        if not path_of(key).is_file():
-            print(f"{key} ...", flush=True)
-            write(key, {"rows": reference(bench, free=task.half != "development"), **stamp()})
+    print(f"{len(left())} of {len(queue())} left, about {len(left()) * seconds_each() / 60:.0f} min")
+    return 0
+
+
+def done(task: Task, benches: dict[tuple[str, str], Bench]) -> bool:
+    """Do one run. False when another process has it, or when it waits for the grid that another one is at."""
+    try:
         rate = learning_rate(task, of_grid)
+    except KeyError:
+        return False
+    with held(task.key, wait=False) as mine:
+        if not mine or path_of(task.key).is_file():
+            return False
+        where = (task.corpus, task.half)
+        if where not in benches:
+            benches.clear()
+            benches[where] = Bench.open(*where)
+        bench, key = benches[where], reference_key(*where)
+        with held(key, wait=True):
+            if not path_of(key).is_file():
+                print(f"{key} ...", flush=True)
+                write(key, {"rows": reference(bench, free=task.half != "development"), **stamp()})
         print(f"{task.key} ({len(left())} left, about {len(left()) * seconds_each() / 60:.0f} min) ...", flush=True)
         result = run(bench, task, rate, read(key)["rows"]["adapter off"])
         write(task.key, {"task": task.key, "row": task.row, "seed": task.seed, **result, **stamp()})
         chs, hs = (of_grid(task, name) for name in ("chs", "hs"))
         print(f"  HS {hs:.1f}, cHS {chs:.1f}, {sum(result['seconds'].values()):.0f} s", flush=True)
-    return 0
+    return True
 
 
 def tabulate(_: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from grail.config import GENERAL, UnlearnConfig
+from grail.data.tokenise import TokenisedExample
 from grail.evaluate import MICRO_BATCH
 from grail.localise.gradients import GradientStats, Tensors, set_statistics
 from grail.localise.regions import MaskSet
@@ -30,6 +31,7 @@ from grail.run import Sets, checkpoint_scorer, held_out, sets_of
 from grail.train import TrainLog, trains, unlearn
 from grail.types import Domain, Example, Progress, Segment
 from reproduction.data import PARTS, Corpus, corpus, general
+from reproduction.locks import held
 from reproduction.rows import ROWS, Task
 from reproduction.teaching import CACHE, make, path_of
 
@@ -96,21 +98,28 @@ class Bench:
         means: dict[tuple[Domain, Segment], Tensors] = {}
         for key, examples in sets.items():
             name = f"{self.corpus.name}-{self.half}-{key[0]}-{key[1]}-seed-{config.seed}"
-            path = CACHE / "statistics" / f"{name}.safetensors"
-            if of_vanilla and path.is_file():
-                both = load_file(path)
-            else:
-                number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
-                found = set_statistics(self.model, examples, config, torch.Generator().manual_seed(number))
-                both = {f"{label}/{n}": t for label, ts in zip(("s", "m"), found, strict=True) for n, t in ts.items()}
-                if of_vanilla:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    save_file(both, path.with_suffix(".partial"))
-                    path.with_suffix(".partial").replace(path)
+            both = self._statistic(name, examples, config, keep=of_vanilla)
             squares[key], means[key] = (
                 {n.removeprefix(label): t for n, t in both.items() if n.startswith(label)} for label in ("s/", "m/")
             )
         return GradientStats(squares, means, {key: len(examples) for key, examples in sets.items()})
+
+    def _statistic(
+        self, name: str, examples: Sequence[TokenisedExample], config: UnlearnConfig, *, keep: bool
+    ) -> dict[str, torch.Tensor]:
+        """Squares (s/...) and means (m/...) of one set, in one dictionary."""
+        path = CACHE / "statistics" / f"{name}.safetensors"
+        with held(name, wait=True):
+            if keep and path.is_file():
+                return load_file(path)
+            number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+            found = set_statistics(self.model, examples, config, torch.Generator().manual_seed(number))
+            both = {f"{label}/{n}": t for label, ts in zip(("s", "m"), found, strict=True) for n, t in ts.items()}
+            if keep:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save_file(both, path.with_suffix(".partial"))
+                path.with_suffix(".partial").replace(path)
+            return both
 
     def masks(self, sets: Sets, config: UnlearnConfig, *, of_vanilla: bool) -> MaskSet | None:
         """The regions that a config asks for; None where it asks for none."""
