@@ -32,7 +32,7 @@ from app.requests.repository import lock_model
 from app.served_models.schemas import Policy
 from app.tables import Batch, BatchReason, ExampleDomain, Job, Request, ServedModel
 from app.tokens import count_tokens, load_tokeniser
-from grail.config import GENERAL, UnlearnConfig
+from grail.config import GENERAL, NothingNamed, UnlearnConfig
 from grail.plan import Workload
 from grail.types import Role
 
@@ -101,7 +101,7 @@ def preview(
         estimate=_estimate(session, model, load, _config(policy, requests), flop_per_second),
         reason=BatchReason.MANUAL if requests else None,
         due_to_close=closing_reason([_pending(request) for request in requests], policy, now),
-        obstacle=None if obstacle is None else f"{obstacle.detail}. {obstacle.how_to_mend}",
+        obstacle=f"{obstacle.detail}. {obstacle.how_to_mend}" if obstacle else _passed_over(policy, counts),
     )
 
 
@@ -217,6 +217,17 @@ def _obstacle(
     if repository.stands_any(session, model.id, domains):
         return None
     return NoRetainData(model.name, sorted(domains), policy.unlearn.method)
+
+
+def _passed_over(policy: Policy, counts: CountsByDomain) -> str | None:
+    """What a job would fail with at once, where the strategy names no domain that something is to be forgotten in."""
+    asked = [domain for domain, count in counts.items() if count.forget]
+    try:
+        if asked:
+            policy.unlearn.legs(asked)
+    except NothingNamed as error:
+        return f"{error}. Name one in the policy's strategy, or set it to combined."
+    return None
 
 
 def _wait_for_retain_data(

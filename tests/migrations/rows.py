@@ -8,8 +8,8 @@ from pathlib import Path
 from app.auth import Role
 from app.batches import service as batches
 from app.db import Database, transaction
-from app.keys.service import create_key
 from app.ids import new_id
+from app.keys.service import create_key
 from app.tables import Batch, BatchExample, Example, ExampleDomain, Request, RequestDomain
 from grail.types import Role as ExampleRole
 from grail.types import Segment
