@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, ClassVar
 
@@ -187,12 +188,20 @@ def field_name(place: tuple[int | str, ...]) -> str:
     return ".".join(shown) or "body"
 
 
+def problems_of(errors: Sequence[Any]) -> list[dict[str, str]]:
+    """What a validation found, field by field, in plain words: our own sentences without the validator's preface."""
+    return [
+        {"field": field_name(entry["loc"]), "problem": entry["msg"].removeprefix("Value error, ")}
+        for entry in errors[:50]
+    ]
+
+
 def from_validation(error: RequestValidationError) -> ServiceError:
     """What was wrong, field by field, without the values that were sent. Malformed JSON is a 400."""
     errors = error.errors()
     if any(entry["type"] == "json_invalid" for entry in errors):
         return BadRequest("the body is not well-formed JSON")
-    fields = [{"field": field_name(entry["loc"]), "problem": entry["msg"]} for entry in errors[:50]]
+    fields = problems_of(errors)
     first = fields[0]
     return Unprocessable(f"{first['field']}: {first['problem']}", errors=fields)
 

@@ -17,6 +17,7 @@ from cli.doctor import doctor, model_path
 from cli.failures import CommandFailed
 from cli.jobs import jobs
 from cli.keys import keys, migrate
+from cli.methods import methods
 from cli.models import models
 from cli.requests import requests
 from cli.serve import run_api, run_worker, serve
@@ -41,6 +42,7 @@ app.add_typer(models, name="models", rich_help_panel=USE)
 app.add_typer(requests, name="requests", rich_help_panel=USE)
 app.add_typer(jobs, name="jobs", rich_help_panel=USE)
 app.add_typer(adapters, name="adapters", rich_help_panel=USE)
+app.command(rich_help_panel=USE)(methods)
 app.command(rich_help_panel=RUN)(doctor)
 app.command("model-path", rich_help_panel=RUN)(model_path)
 app.command(rich_help_panel=RUN)(teach)

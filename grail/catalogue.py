@@ -23,11 +23,13 @@ LITERALS = {"FIXES": "fixes", "PRESETS": "presets", "OPTIONS": "options"}
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """What a file declares. `fixes` and `presets` map settings of UnlearnConfig to values, `options` map its own."""
+    """What a file declares. `fixes` and `presets` map settings of UnlearnConfig to values, `options` map its own;
+    `says` is the first paragraph of its docstring on one line."""
 
     fixes: Mapping[str, Any] = field(default_factory=dict)
     presets: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, float | str] = field(default_factory=dict)
+    says: str = ""
 
 
 @lru_cache
@@ -48,4 +50,5 @@ def declaration(kind: str, name: str) -> Declaration:
         for target in statement.targets
         if isinstance(target, ast.Name) and target.id in LITERALS
     }
-    return Declaration(**found)
+    said = (ast.get_docstring(tree) or "").partition("\n\n")[0]
+    return Declaration(**found, says=" ".join(said.split()))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from grail.catalogue import FORGET, METHOD, RETAIN, Declaration, declaration, names
-from grail.types import Example
+from grail.types import Example, Role, Segment
 
 METHODS = names(METHOD)
 OBJECTIVES = names(FORGET)
@@ -35,9 +35,22 @@ LEAST_STEPS = 30
 MOST_STEPS = 100_000
 
 
+WORD = re.compile(r"[a-z][a-z0-9_>-]{0,39}")
+"""What may be repeated in an error: no text of a person looks like this."""
+
+
+class NothingNamed(ValueError):
+    """The strategy names none of the domains that something is to be forgotten in."""
+
+
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise ValueError(f"{name} is {value!r}: it must be one of {', '.join(known)}{_meant(value, known)}")
+        raise ValueError(f"{name} is {_shown(value)}: it must be one of {', '.join(known)}{_meant(value, known)}")
+
+
+def _shown(value: str) -> str:
+    """A word as it was given; anything else is not repeated, since errors go where texts must not."""
+    return repr(value) if WORD.fullmatch(value) else "no word that is known"
 
 
 def _meant(given: str, known: tuple[str, ...]) -> str:
@@ -53,7 +66,7 @@ def _within(name: str, value: float, low: float, high: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class UnlearnConfig:
-    """How an adapter is changed (algorithm sections 2-5).
+    """How an adapter is changed (algorithm sections 2-5). `grail methods` lists what may be named here.
 
     What is left at "" or 0 is filled in when the object is made: from what `method` fixes and presets, then from what
     `objective` presets. So every config is whole, and what a report shows is what ran.
@@ -62,7 +75,8 @@ class UnlearnConfig:
     want a smaller rate. `steps` 0 means: as many as `passes` passes over the forget items need (see `planned_steps`),
     so that the defaults serve one item as they serve five hundred. `forget_weight` and `retain_weight` are positive;
     the objective owns its sign. `strategy` says which domains are unlearned together: `combined`, or names of domains
-    with ">" between them, each a run of its own that starts from what the one before left.
+    with ">" between them, each a run of its own that starts from what the one before left. What is to be forgotten in a
+    domain that it does not name is not trained on and ends as not forgotten.
     """
 
     method: str = "grail"
@@ -105,7 +119,8 @@ class UnlearnConfig:
         _one_of("retain_source", self.retain_source, RETAIN_SOURCES)
         if not STRATEGY.fullmatch(self.strategy):
             raise ValueError(
-                f"strategy is {self.strategy!r}: it must be combined, or domains with > between (privacy>copyright)"
+                f"strategy is {_shown(self.strategy)}: it must be combined, or domains with > between "
+                "(privacy>copyright)"
             )
         _one_of("score", self.score, SCORES)
         _one_of("regions", self.regions, REGIONS)
@@ -158,11 +173,26 @@ class UnlearnConfig:
                 )
             if isinstance(value, str) is not isinstance(known[name], str):
                 raise ValueError(f"the option {name} must be like {known[name]!r}")
+            if not (WORD.fullmatch(value) if isinstance(value, str) else math.isfinite(value)):
+                raise ValueError(f"the option {name} must be a finite number or a word, like {known[name]!r}")
         object.__setattr__(self, "options", {**known, **self.options})
 
+    def changed(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings to build on when `asked` is to change: these, or when it names another method or objective those
+        of `reopened`, without the options that only the present ones have."""
+        if not {"method", "objective"} & set(asked):
+            return self.as_dict()
+        open_again = self.reopened()
+        named = {name: asked[name] for name in ("method", "objective") if name in asked}
+        try:
+            known = UnlearnConfig(**{**open_again, "options": {}, **named}).options
+        except (TypeError, ValueError):  # whoever builds on it is told
+            return open_again
+        options = {name: value for name, value in open_again["options"].items() if name in known}
+        return {**open_again, "options": options}
+
     def reopened(self) -> dict[str, Any]:
-        """The settings, with those open again that are only what the method or the objective fixed or preset: what to
-        build on when one of these two changes."""
+        """The settings, with those open again that are only what the method or the objective fixed or preset."""
         settings = self.as_dict()
         for source in (declaration(METHOD, self.method), declaration(FORGET, self.objective)):
             for name, value in {**source.fixes, **source.presets}.items():
@@ -179,12 +209,15 @@ class UnlearnConfig:
 
     def legs(self, domains: Collection[str]) -> list[tuple[str, ...]]:
         """The domains of each run in turn: all at once for `combined`; else one by one as `strategy` names them, those
-        without examples left out. Raises ValueError when none is left."""
+        without examples left out. Raises NothingNamed when none is left."""
         if self.strategy == "combined":
             return [tuple(sorted(domains))]
         found: list[tuple[str, ...]] = [(name,) for name in self.strategy.split(">") if name in domains]
         if not found:
-            raise ValueError(f"the strategy {self.strategy} names none of the domains {', '.join(sorted(domains))}")
+            raise NothingNamed(
+                f"the strategy {self.strategy} names none of the domains that something is to be forgotten in: "
+                f"{', '.join(sorted(domains))}"
+            )
         return found
 
     def planned_steps(self, forget_items: Collection[int]) -> int:
@@ -243,7 +276,10 @@ class GateConfig:
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
-    """One run, whole: which network, which data, which settings. Made by the service's `worker.translate`."""
+    """One run, whole: which network, which data, which settings. Made by the service's `worker.translate`.
+
+    Raises NothingNamed when the strategy passes over everything that is to be forgotten.
+    """
 
     base_model: Path
     base_digest: str
@@ -255,3 +291,11 @@ class RunSpec:
     unlearn: UnlearnConfig
     gate: GateConfig
     examples: tuple[Example, ...] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        self.legs()
+
+    def legs(self) -> list[tuple[str, ...]]:
+        """The domains of each run in turn, of all in which something was asked to be forgotten; none without that."""
+        asked = {e.domain for e in self.examples if e.segment is Segment.FORGET and e.role is Role.ITEM}
+        return self.unlearn.legs(asked) if asked else []

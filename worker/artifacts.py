@@ -109,7 +109,8 @@ class ArtefactStore:
     def write_masks(self, key: str, masks: MaskSet) -> None:
         """Keep masks with their summary."""
         tensors = {f"op_ur/{name}": mask for name, mask in masks.op_ur.items()}
-        tensors |= {f"op_rr/{name}": mask for name, mask in masks.op_rr.items()}
+        # A method may freeze the same entries for both sides; safetensors takes no tensor twice.
+        tensors |= {f"op_rr/{name}": mask.clone() for name, mask in masks.op_rr.items()}
         self.write_tensors(key, tensors, masks.summary)
 
     def read_adapter(self, key: str) -> tuple[AdapterState, TrainLog] | None:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from app.errors import ServiceError, line_of
 from app.jobs.verdicts import LOWEST_RATE, next_seed
 from grail.checks import AdapterDetached, AdapterDidNotMove, MaskBroken, NonFinite
+from grail.config import NothingNamed
 from grail.data.tokenise import TooLong
 from grail.localise.gradients import NotPerExample
 from grail.localise.regions import NoRetainData
@@ -55,6 +56,7 @@ def failure_of(error: BaseException, settings: Mapping[str, Any]) -> Failure:
 
 
 _FAULT = "Nothing was published. Report it with the policy's settings."
+_STRATEGY = "Name the requests' domains in the policy's strategy, or set it to combined; then order the batch again."
 _NO_LAYER = "Teach the adapter without that layer, then register it."
 _REPORT = "It is tried again; if it stays, report it with the line named and the worker's log."
 
@@ -73,6 +75,7 @@ _KINDS: tuple[tuple[tuple[type[BaseException], ...], str, str, str], ...] = (
     ((NothingLocated,), "nothing-located", "The method found nothing to train", "Change its options."),
     ((MemoryExhausted, MemoryError), "out-of-memory", "The device has too little memory", _SMALLER),
     ((TooLong,), "text-too-long", "A text does not fit the context", "Withdraw and split it."),
+    ((NothingNamed,), "nothing-named", "The strategy names no domain of the batch", _STRATEGY),
     ((NoRetainData,), "no-retain-data", "There is no retain data", "Add retain items."),
 )
 """Exceptions whose own words may be shown, the first that fits: (classes, type, title, how to mend)."""

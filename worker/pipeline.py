@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,14 +21,14 @@ from grail.checkpoint import Resume
 from grail.config import GENERAL, RunSpec, UnlearnConfig
 from grail.evaluate import MICRO_BATCH, EvalResult, compare, in_base, measure
 from grail.gate import Verdict, decide
-from grail.localise.regions import MaskSet
+from grail.localise.regions import MaskSet, NoRetainData
 from grail.methods import needs_gradients
 from grail.metrics.base import ExampleScore
 from grail.model.adapter import AdapterState, as_saved, read_state, write_state
 from grail.model.load import LoadedModel, as_reference
 from grail.report import environment
 from grail.run import held_out, localise, unlearn
-from grail.train import TrainLog, joined
+from grail.train import TrainLog, joined, trains
 from grail.types import Example, Report, Role, Segment
 from worker.artifacts import ArtefactStore, key_of
 from worker.device import free_device, with_smaller_batches
@@ -88,16 +88,19 @@ class Pipeline:
     def run(self) -> Outcome:
         """Compute the job, from the starting adapter to the verdict on the candidate."""
         spec, start = self.spec, read_state(self.model.model)
+        planned = spec.legs()
         original = self.scores("original", spec.adapter_digest)
         with as_reference(self.model):
             reference = self.scores("reference", spec.reference_digest, asked=is_requested)
         known = in_base(spec.examples, reference, spec.gate)
         items = [example for example in spec.examples if example.role is Role.ITEM and example.id not in known]
-        if not any(item.segment is Segment.FORGET for item in items):
+        left = {item.domain for item in items if item.segment is Segment.FORGET}
+        planned = [domains for domains in planned if left & set(domains)]
+        if not planned:
             return self.outcome(original, original, reference)
         without = held_out(items, spec.unlearn)
-        done = self.legs(items, without, start, reference)
-        state = as_saved(done[-1].state)  # what is measured and judged is what is published, to the bit
+        done = self.legs(planned, items, without, start, reference)
+        state = done[-1].state
         write_state(self.model.model, state)
         candidate = self.scores("candidate", done[-1].key)
         for leg in done:
@@ -108,16 +111,22 @@ class Pipeline:
 
     def legs(
         self,
+        planned: Sequence[Sequence[str]],
         items: Sequence[Example],
         without: frozenset[str],
         start: AdapterState,
         reference: Mapping[str, ExampleScore],
     ) -> list[Leg]:
-        """Localise and unlearn, once for all domains or once for each that the strategy names, each run starting from
-        what the one before left."""
-        done: list[Leg] = []
-        for domains in self.spec.unlearn.legs({item.domain for item in items if item.segment is Segment.FORGET}):
-            inside = [item for item in items if item.domain in (*domains, GENERAL)]
+        """Localise and unlearn, once for all domains or once for each of `planned`, each run starting from what the one
+        before left, as it would have been saved. Raises NoRetainData before any of it."""
+        config, done = self.spec.unlearn, list[Leg]()
+        of_leg = [
+            [item for item in items if config.strategy == "combined" or item.domain in (*domains, GENERAL)]
+            for domains in planned
+        ]
+        for inside in of_leg:
+            check_retain_data(inside, without, config)
+        for inside in of_leg:
             from_state, from_key = (done[-1].state, done[-1].key) if done else (start, self.spec.adapter_digest)
             write_state(self.model.model, from_state)
             masks, masks_key = self.localise(inside, without, from_key)
@@ -142,7 +151,8 @@ class Pipeline:
         start = time.monotonic()
         yield
         free_device()
-        self.timings[name] = round(time.monotonic() - start, 3)
+        taken = self.timings.get(name, 0.0) + time.monotonic() - start  # a stage comes once in each leg
+        self.timings[name] = round(taken, 3)
         self.finished(name, key, self.timings[name])
 
     @property
@@ -225,7 +235,21 @@ class Pipeline:
                     log.info("training_resumed", artefact=key)
                 found = with_smaller_batches(self.spec.unlearn, compute)
                 self.store.write_adapter(key, *found)
-        return Leg(*found, key, masks)
+        state, trained = found
+        return Leg(as_saved(state), trained, key, masks)  # measured and judged is what is published, to the bit
+
+
+def check_retain_data(items: Sequence[Example], without: Collection[str], config: UnlearnConfig) -> None:
+    """Raises NoRetainData where a run that is to retain has nothing to: rows may have been erased since they were
+    drawn, and a leg of a strategy sees those of its own domain only."""
+    if config.retain_objective == "none":
+        return
+    retain = [item for item in items if item.segment is Segment.RETAIN and item.id not in without]
+    if any(trains((item.domain, item.segment), config) for item in retain):
+        return
+    asked = sorted({item.domain for item in items if item.segment is Segment.FORGET})
+    wanted = GENERAL if config.retain_source == "general" else " or ".join(asked)
+    raise NoRetainData(f"the batch has no retain item in {wanted} that could be trained on")
 
 
 def is_requested(example: Example) -> bool:

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Sequence
 
 from app.errors import Conflict, Unprocessable
+from grail.config import GENERAL
 
 
 class JobAtWork(Conflict):
@@ -50,8 +51,20 @@ class NoRetainData(Unprocessable):
         "Add some: PUT /v1/models/{name}/retain-set, or POST /v1/requests with `retain` items in one of the "
         "domains named; the requests stay queued until then."
     )
+    mend_general = (
+        "Add some: PUT /v1/models/{name}/retain-set with items of the domain general, or choose a method that retains "
+        "what stands beside the requests; they stay queued until then."
+    )
 
-    def __init__(self, model: str = "", domains: Sequence[str] = ()) -> None:
+    def __init__(self, model: str = "", domains: Sequence[str] = (), method: str = "") -> None:
+        if GENERAL in domains:
+            super().__init__(
+                f"the method {method} retains general data, and the standing retain set of {model} has no item of the "
+                f"domain {GENERAL}",
+                mend=self.mend_general,
+                domains=list(domains),
+            )
+            return
         super().__init__(
             f"neither the pending requests of {model} nor its standing retain set have a retain item "
             f"in {' or '.join(domains)}",

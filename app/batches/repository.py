@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Select, func, insert, literal, select, upd
 from sqlalchemy.orm import Session
 
 from app.lifecycle import PENDING, JobState, RequestEvent, RequestState, advance_request
-from app.tables import Adapter, Batch, BatchExample, BatchMember, Example, Job, Request, RequestDomain
+from app.tables import Adapter, Batch, BatchExample, BatchMember, Example, ExampleDomain, Job, Request
 from grail.types import Role, Segment
 
 OPEN_JOBS = (JobState.QUEUED, JobState.RUNNING, JobState.EVALUATED, JobState.AWAITING_APPROVAL)
@@ -80,7 +80,7 @@ def open_job(session: Session, served_model_id: uuid.UUID) -> Job | None:
     return session.scalars(statement).one_or_none()
 
 
-def items_by_domain(session: Session, request_ids: Collection[uuid.UUID]) -> dict[RequestDomain, ItemCounts]:
+def items_by_domain(session: Session, request_ids: Collection[uuid.UUID]) -> dict[ExampleDomain, ItemCounts]:
     """Items that a batch of these requests would use: not `in_base`, not contradicted by somebody's erasure."""
     statement = (
         select(
@@ -145,7 +145,7 @@ def adapter(session: Session, adapter_id: uuid.UUID) -> Adapter:
 
 
 def standing_rows(
-    served_model_id: uuid.UUID, domain: RequestDomain, request_ids: Collection[uuid.UUID], amount: int
+    served_model_id: uuid.UUID, domain: ExampleDomain, request_ids: Collection[uuid.UUID], amount: int
 ) -> Select[uuid.UUID]:
     """Ids of at most `amount` standing rows of a domain: those about the requests' forget subjects first.
 
@@ -178,7 +178,7 @@ def draw(session: Session, batch_id: uuid.UUID, rows: Select[uuid.UUID]) -> int:
     return sum(1 for _ in session.scalars(statement.returning(BatchExample.example_id)))
 
 
-def stands_any(session: Session, served_model_id: uuid.UUID, domains: Collection[RequestDomain]) -> bool:
+def stands_any(session: Session, served_model_id: uuid.UUID, domains: Collection[ExampleDomain]) -> bool:
     """Whether any standing retain row exists in these domains."""
     statement = select(Example.id).where(
         Example.served_model_id == served_model_id, Example.domain.in_(domains), Example.standing

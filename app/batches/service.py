@@ -30,9 +30,9 @@ from app.queue import enqueue
 from app.requests.known import known_model
 from app.requests.repository import lock_model
 from app.served_models.schemas import Policy
-from app.tables import Batch, BatchReason, Job, Request, RequestDomain, ServedModel
+from app.tables import Batch, BatchReason, ExampleDomain, Job, Request, ServedModel
 from app.tokens import count_tokens, load_tokeniser
-from grail.config import UnlearnConfig
+from grail.config import GENERAL, NothingNamed, UnlearnConfig
 from grail.plan import Workload
 from grail.types import Role
 
@@ -43,7 +43,7 @@ QUEUE_AT_ONCE = 500
 RUN_JOB = "grail.run_job"
 
 log = structlog.get_logger(__name__)
-CountsByDomain = Mapping[RequestDomain, ItemCounts]
+CountsByDomain = Mapping[ExampleDomain, ItemCounts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def run_now(
         _queue_again(session, model)
     requests = repository.pending(session, model.id, policy.max_requests_per_batch, lock=True)
     counts = repository.items_by_domain(session, _ids(requests))
-    obstacle = _obstacle(session, model, requests, counts)
+    obstacle = _obstacle(session, model, policy, requests, counts)
     if obstacle is not None:
         raise obstacle
     record(session, "batch.ordered", subject_id=str(model.id), key_id=str(principal.key_id))
@@ -89,7 +89,7 @@ def preview(
     policy = Policy.model_validate(model.policy)
     requests = repository.pending(session, model.id, policy.max_requests_per_batch, lock=False)
     counts = repository.items_by_domain(session, _ids(requests))
-    obstacle = _obstacle(session, model, requests, counts)
+    obstacle = _obstacle(session, model, policy, requests, counts)
     load = _workload(session, model, policy, requests, counts)
     forget = sum(count.forget for count in counts.values())
     return BatchPreview(
@@ -101,7 +101,7 @@ def preview(
         estimate=_estimate(session, model, load, _config(policy, requests), flop_per_second),
         reason=BatchReason.MANUAL if requests else None,
         due_to_close=closing_reason([_pending(request) for request in requests], policy, now),
-        obstacle=None if obstacle is None else f"{obstacle.detail}. {obstacle.how_to_mend}",
+        obstacle=f"{obstacle.detail}. {obstacle.how_to_mend}" if obstacle else _passed_over(policy, counts),
     )
 
 
@@ -128,9 +128,12 @@ def leave(session: Session, request_id: uuid.UUID, now: datetime) -> Remainder |
 def batch_again(session: Session, left: Remainder) -> None:
     """A batch of what is left of one, with retain data drawn anew, unless nothing is left or could be retained."""
     model = lock_model(session, left.served_model_id)
+    if model is None:
+        return
+    policy = Policy.model_validate(model.policy)
     counts = repository.items_by_domain(session, _ids(left.requests))
-    if model is not None and _obstacle(session, model, left.requests, counts) is None:
-        _make(session, model, Policy.model_validate(model.policy), left.requests, counts, left.reason)
+    if _obstacle(session, model, policy, left.requests, counts) is None:
+        _make(session, model, policy, left.requests, counts, left.reason)
 
 
 def _plan_model(session: Session, served_model_id: uuid.UUID, now: datetime) -> Job | None:
@@ -147,7 +150,7 @@ def _plan_model(session: Session, served_model_id: uuid.UUID, now: datetime) -> 
     if made is None:
         return None
     counts = repository.items_by_domain(session, made.request_ids)
-    obstacle = _obstacle(session, model, requests, counts)
+    obstacle = _obstacle(session, model, policy, requests, counts)
     if obstacle is None:
         return _make(session, model, policy, requests, counts, made.reason)
     if isinstance(obstacle, NoRetainData):
@@ -197,7 +200,7 @@ def _make(
 
 
 def _obstacle(
-    session: Session, model: ServedModel, requests: Sequence[Request], counts: CountsByDomain
+    session: Session, model: ServedModel, policy: Policy, requests: Sequence[Request], counts: CountsByDomain
 ) -> ServiceError | None:
     """Why no batch can be made of these requests now, or None."""
     job = repository.open_job(session, model.id)
@@ -207,12 +210,24 @@ def _obstacle(
         return NothingPending(model.name)
     if model.active_adapter_id is None:
         return NoActiveAdapter(model.name)
-    if any(count.retain for count in counts.values()):
+    general = _retains_general(policy)
+    if not general and any(count.retain for count in counts.values()):
         return None
-    domains = {request.domain for request in requests}
+    domains = {ExampleDomain.GENERAL} if general else {ExampleDomain(request.domain) for request in requests}
     if repository.stands_any(session, model.id, domains):
         return None
-    return NoRetainData(model.name, sorted(domains))
+    return NoRetainData(model.name, sorted(domains), policy.unlearn.method)
+
+
+def _passed_over(policy: Policy, counts: CountsByDomain) -> str | None:
+    """What a job would fail with at once, where the strategy names no domain that something is to be forgotten in."""
+    asked = [domain for domain, count in counts.items() if count.forget]
+    try:
+        if asked:
+            policy.unlearn.legs(asked)
+    except NothingNamed as error:
+        return f"{error}. Name one in the policy's strategy, or set it to combined."
+    return None
 
 
 def _wait_for_retain_data(
@@ -249,9 +264,21 @@ def _move(session: Session, request: Request, event: RequestEvent, *, batch_id: 
     )
 
 
-def _wanted(policy: Policy, counts: CountsByDomain) -> dict[RequestDomain, int]:
+def _retains_general(policy: Policy) -> bool:
+    """Whether general data is retained in the place of what stands beside the requests."""
+    return policy.unlearn.retain_source == GENERAL
+
+
+def _wanted(policy: Policy, counts: CountsByDomain) -> dict[ExampleDomain, int]:
     """Standing retain rows to draw per domain: what the requests' own retain items miss of `retain_per_forget` for each
-    forget item, and at least one for a domain to which its requests bring none."""
+    forget item, and at least one for a domain to which its requests bring none.
+
+    Where general data is retained only that is drawn, `retain_per_forget` for each forget item: the requests' own
+    retain items are scored, but not trained on.
+    """
+    if _retains_general(policy):
+        forget = sum(count.forget for count in counts.values())
+        return {ExampleDomain.GENERAL: max(math.ceil(policy.retain_per_forget * forget), 1)}
     return {
         domain: max(math.ceil(policy.retain_per_forget * count.forget) - count.retain, 0 if count.retain else 1)
         for domain, count in counts.items()

@@ -179,15 +179,19 @@ def _training(document: Document) -> Iterable[Block]:
 
 def _regions(document: Document) -> Iterable[Block]:
     regions = document["regions"]
-    if not regions["jaccard"]["labels"]:
-        yield Said(("No regions were located in this run.",))
+    if not (regions["op_ur"]["count"] or regions["op_rr"]["count"]):
+        yield Said(("No regions were located in this run: every entry of the adapter could change.",))
+        return
+    frozen = document["method"]["mask_rule"] == "frozen"
+    if not regions["jaccard"]["labels"]:  # whole tensors, and no sets of entries that could overlap
+        yield Said((f"Entries in whole tensors that were not trained at all: {_share(regions['op_ur'])}.",))
         return
     yield Said(
         (
             f"Entries of the adapter that matter to what goes and to what stays (OP-UR): {_share(regions['op_ur'])}. "
-            "Forgetting left them as they were.",
-            f"Entries that matter to everything that stays (OP-RR): {_share(regions['op_rr'])}. Retaining left them as "
-            "they were.",
+            f"{'Neither side changed them' if frozen else 'Forgetting left them as they were'}.",
+            f"Entries that matter to everything that stays (OP-RR): {_share(regions['op_rr'])}. "
+            f"{'Neither side changed them' if frozen else 'Retaining left them as they were'}.",
             *([f"Regions in this run: {regions['regions']}."] if "regions" in regions else []),
             "The same overlap layer by layer is in the JSON document.",
         )

@@ -33,7 +33,7 @@ from app.requests.errors import (
 from app.requests.known import known_model
 from app.requests.schemas import RequestCreate, RequestFilter, RequestPage, RequestView
 from app.requests.views import contents_of, views_of
-from app.tables import Request, ServedModel
+from app.tables import ExampleDomain, Request, ServedModel
 from app.tokens import count_tokens, load_tokeniser
 from grail.types import Role as ExampleRole
 from grail.types import Segment
@@ -181,7 +181,7 @@ def _rows(found: Sequence[Entry], request: Request, blocked: dict[str, uuid.UUID
             "served_model_id": request.served_model_id,
             "request_id": request.id,
             "parent_id": None if entry.parent is None else ids[entry.parent],
-            "domain": request.domain,
+            "domain": ExampleDomain(request.domain),
             "segment": entry.segment,
             "role": entry.role,
             "position": entry.position,

@@ -12,6 +12,7 @@ from pydantic_core import CoreSchema
 
 from app.config import bounds
 from app.errors import FIELD
+from app.tables.example import ExampleDomain
 from app.tables.request import RequestDomain
 from app.texts import text_type
 from grail.config import (
@@ -23,6 +24,7 @@ from grail.config import (
     RETAIN_OBJECTIVES,
     RETAIN_SOURCES,
     SCORES,
+    STRATEGY,
     GateConfig,
     UnlearnConfig,
 )
@@ -41,6 +43,12 @@ else:
     Template = text_type(4000)
 
 CHATML = "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
+STRATEGY_SAYS = (
+    "`combined`: all domains in one run. Names of domains with > between (`privacy>copyright`): one run after another, "
+    "each from what the one before left. A domain that is not named is not unlearned: its requests end as not "
+    "forgotten, and the gate refuses the candidate; a batch of which no domain is named fails."
+)
+OPTIONS_SAY = "Settings of the method's and the objective's own: GET /v1/methods lists them with their defaults."
 OWN = ("",)  # what the method or the objective presets
 SETTING_WORDS = {
     "method": METHODS, "objective": OBJECTIVES + OWN, "retain_objective": RETAIN_OBJECTIVES + OWN,
@@ -66,6 +74,8 @@ class _WordsShown:
         properties = handler.resolve_ref_schema(shown)["properties"]
         for name, words in SETTING_WORDS.items():
             properties[name]["enum"] = list(words)
+        properties["strategy"] |= {"pattern": f"^({STRATEGY.pattern})$", "description": STRATEGY_SAYS}
+        properties["options"]["description"] = OPTIONS_SAY
         return shown
 
 
@@ -93,6 +103,16 @@ class Policy(BaseModel):
     @classmethod
     def _unlearn_is_known(cls, value: Any) -> Any:
         return _known_settings(value, UnlearnConfig)
+
+    @field_validator("unlearn")
+    @classmethod
+    def _strategy_names_domains(cls, value: UnlearnConfig) -> UnlearnConfig:
+        named = set() if value.strategy == "combined" else set(value.strategy.split(">"))
+        if strangers := sorted(named - set(RequestDomain)):
+            raise ValueError(
+                f"strategy names {', '.join(strangers)[:80]}: requests are of the domains {', '.join(RequestDomain)}"
+            )
+        return value
 
     @field_validator("gate", mode="before")
     @classmethod
@@ -197,7 +217,10 @@ class RetainItem(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    domain: RequestDomain
+    domain: ExampleDomain = Field(
+        description="That of the requests beside which it stands; `general` is instruction data for methods whose "
+        "`retain_source` is general."
+    )
     subject: Reference
     prompt: Text | None = None
     completion: Text | None = None

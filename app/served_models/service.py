@@ -16,7 +16,7 @@ from app.adapters.files import base_digest, check_adapter, check_reference, read
 from app.audit.service import record
 from app.auth import Principal
 from app.config import Settings
-from app.errors import Conflict, NotFound, Unprocessable, field_name
+from app.errors import Conflict, NotFound, Unprocessable, problems_of
 from app.ids import new_id
 from app.requests.conflicts import content_digest, standing_allowed
 from app.requests.entries import over_by
@@ -63,7 +63,10 @@ class PolicyRefused(Unprocessable):
 
     type = "policy-refused"
     title = "The policy makes no sense"
-    mend = "Correct the fields that `errors` names."
+    mend = (
+        "Correct the fields that `errors` names. A setting given as an empty word (a number as 0) takes what the "
+        "method or the objective presets; GET /v1/methods lists these."
+    )
 
 
 def contained(path: str, settings: Settings) -> Path:
@@ -197,12 +200,12 @@ def patch(session: Session, name: str, ask: ModelPatch, who: Principal, now: dat
     if ask.policy is not None:
         present = Policy.model_validate(model.policy)
         full = present.model_dump(mode="json")
-        if {"method", "objective"} & set(ask.policy.get("unlearn") or ()):
-            full["unlearn"] = present.unlearn.reopened()
+        if isinstance(asked := ask.policy.get("unlearn"), dict):
+            full["unlearn"] = present.unlearn.changed(asked)
         try:
             model.policy = Policy.model_validate(merged(full, ask.policy)).model_dump(mode="json")
         except ValidationError as error:
-            problems = [{"field": field_name(e["loc"]), "problem": e["msg"]} for e in error.errors()[:50]]
+            problems = problems_of(error.errors())
             raise PolicyRefused(f"{problems[0]['field']}: {problems[0]['problem']}", errors=problems) from None
     if ask.prompt_template is not None:
         model.prompt_template = ask.prompt_template

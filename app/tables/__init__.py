@@ -4,7 +4,7 @@ from app.tables.adapter import Adapter, AdapterDownload, AdapterState
 from app.tables.audit import Audit
 from app.tables.base import Base
 from app.tables.batch import Batch, BatchExample, BatchMember, BatchReason
-from app.tables.example import Example
+from app.tables.example import Example, ExampleDomain
 from app.tables.job import Job
 from app.tables.key import Key, KeyRole
 from app.tables.report import Report
@@ -22,6 +22,7 @@ __all__ = [
     "BatchMember",
     "BatchReason",
     "Example",
+    "ExampleDomain",
     "Job",
     "Key",
     "KeyRole",

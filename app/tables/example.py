@@ -2,20 +2,30 @@
 
 A row belongs to a request, or (request_id null) to the retain set put by the operator. A retain row with `standing`
 true serves every batch of its served model; erasure wins, so a forget
-item sets `standing` false on the rows it contradicts.
+item sets `standing` false on the rows it contradicts. Rows of the domain `general` belong to no request: they are
+instruction data that some methods retain instead of what stands beside the requests.
 """
 
 from __future__ import annotations
 
 import uuid
 from datetime import datetime
+from enum import StrEnum
 
 from sqlalchemy import CheckConstraint, ForeignKey, Index, Integer, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.tables.base import Base, Created, Id, enum_of
-from app.tables.request import RequestDomain
+from grail.config import GENERAL as GENERAL_DOMAIN
 from grail.types import Role, Segment
+
+
+class ExampleDomain(StrEnum):
+    """The kinds of request, and general instruction data, which nobody asks to forget."""
+
+    PRIVACY = "privacy"
+    COPYRIGHT = "copyright"
+    GENERAL = GENERAL_DOMAIN
 
 
 class Example(Base):
@@ -27,7 +37,7 @@ class Example(Base):
     served_model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("served_model.id"))
     request_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("request.id"))
     parent_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("example.id"))
-    domain: Mapped[RequestDomain] = mapped_column(enum_of(RequestDomain, "request_domain"))
+    domain: Mapped[ExampleDomain] = mapped_column(enum_of(ExampleDomain, "example_domain"))
     segment: Mapped[Segment] = mapped_column(enum_of(Segment, "segment"))
     role: Mapped[Role] = mapped_column(enum_of(Role, "example_role"), default=Role.ITEM)
     position: Mapped[int] = mapped_column(Integer)
@@ -49,6 +59,7 @@ class Example(Base):
         CheckConstraint(
             "outcome IN ('forgotten', 'in_base', 'not_forgotten', 'kept', 'lost')", name="outcome_is_known"
         ),
+        CheckConstraint("domain <> 'general' OR request_id IS NULL", name="general_is_of_no_request"),
         CheckConstraint("length(completion) > 0", name="completion_is_not_empty"),
         Index("ix_example_request_id_position", "request_id", "position"),
         Index("ix_example_parent_id", "parent_id"),

@@ -35,6 +35,7 @@ ROLES: dict[tuple[str, str], frozenset[str]] = {
     ("POST", "/v1/jobs/{job_id}/approve"): OFFICER,
     ("POST", "/v1/jobs/{job_id}/refuse"): OFFICER,
     ("GET", "/v1/jobs/{job_id}/report"): ANYONE,
+    ("GET", "/v1/methods"): ANYONE,
     ("GET", "/v1/models"): ANYONE,
     ("POST", "/v1/models"): OPERATOR,
     ("GET", "/v1/models/{name}"): ANYONE,

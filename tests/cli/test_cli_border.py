@@ -22,7 +22,7 @@ SECRET = "Mirela lives at 14 Larch Quay"
 IMPORTS = """
 import sys
 from cli.main import main
-for arguments in (["--help"], ["serve", "--help"], ["jobs", "run", "--help"]):
+for arguments in (["--help"], ["serve", "--help"], ["jobs", "run", "--help"], ["methods"]):
     sys.argv[1:] = arguments
     try:
         main()
@@ -42,7 +42,7 @@ def test_help_does_not_load_the_learning_stack() -> None:
 def test_every_command_is_there_and_explains_itself(grail: Grail) -> None:
     named = grail("--help").out
     for command in ("serve", "api", "worker", "migrate", "keys", "models", "requests", "jobs", "adapters", "doctor",
-                    "model-path", "teach"):  # fmt: skip
+                    "model-path", "teach", "methods"):  # fmt: skip
         assert command in named
         assert "Usage" in grail(command, "--help").out
 

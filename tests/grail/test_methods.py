@@ -90,7 +90,7 @@ def test_strategies_name_the_domains_of_each_run_in_turn() -> None:
     assert UnlearnConfig(strategy="privacy>copyright").legs(domains) == [("privacy",), ("copyright",)]
     assert UnlearnConfig(strategy="privacy>copyright").legs({"copyright"}) == [("copyright",)]
     assert UnlearnConfig(strategy="third").legs(domains) == [("third",)]
-    with pytest.raises(ValueError, match="names none of the domains copyright"):
+    with pytest.raises(ValueError, match=r"names none of the domains .*: copyright"):
         UnlearnConfig(strategy="privacy").legs({"copyright"})
 
 

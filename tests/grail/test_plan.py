@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grail.config import LEAST_STEPS, MOST_STEPS, UnlearnConfig
+from grail.config import LEAST_STEPS, METHODS, MOST_STEPS, UnlearnConfig
+from grail.methods import needs_gradients
 from grail.plan import RUNTIME_BYTES, ModelShape, Workload, estimate, peak_bytes
 
 SMOLLM2_135M = {
@@ -58,6 +59,12 @@ def test_the_calibrated_objective_pays_for_its_reference_and_no_regions_save_loc
     )
     assert calibrated.stages["train"] > ascent.stages["train"]
     assert estimate(TINY, 100, LOAD, UnlearnConfig(regions="none"), 1e9).stages["localise"] == 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_localisation_is_charged_exactly_where_a_method_finds_regions(method: str):
+    config = UnlearnConfig(method=method)
+    assert (estimate(TINY, 100, LOAD, config, 1e9).stages["localise"] > 0) is needs_gradients(config)
 
 
 def test_bytes_hold_at_least_weights_adapter_and_logits():

@@ -8,8 +8,10 @@ from pathlib import Path
 from app.auth import Role
 from app.batches import service as batches
 from app.db import Database, transaction
+from app.ids import new_id
 from app.keys.service import create_key
-from app.tables import Example, Request, RequestDomain
+from app.tables import Batch, BatchExample, Example, ExampleDomain, Request, RequestDomain
+from grail.types import Role as ExampleRole
 from grail.types import Segment
 from tests.fixtures.served import add_model
 
@@ -30,10 +32,25 @@ def fill(url: str, directory: Path) -> None:
         for position, segment in enumerate(Segment):
             session.add(
                 Example(
-                    served_model_id=model.id, request_id=request.id, domain=RequestDomain.PRIVACY, segment=segment,
+                    served_model_id=model.id, request_id=request.id, domain=ExampleDomain.PRIVACY, segment=segment,
                     position=position, subject="s", prompt="p", completion="c", content_digest=f"{position}" * 64,
                 )
             )  # fmt: skip
         session.flush()
         assert batches.plan(session, now + timedelta(days=1))
+    db.dispose()
+
+
+def fill_general(url: str) -> None:
+    """A standing general item with a probe, drawn into the batch that `fill` made."""
+    db = Database(url)
+    with transaction(db) as session:
+        batch = session.query(Batch).one()
+        common = {"served_model_id": batch.served_model_id, "domain": ExampleDomain.GENERAL, "segment": Segment.RETAIN}
+        texts = {"subject": "s", "prompt": "p", "completion": "c", "position": 0, "content_digest": "a" * 64}
+        item = Example(**common, **texts, id=new_id(), standing=True)
+        session.add(item)
+        session.flush()
+        session.add(Example(**common, **texts, parent_id=item.id, role=ExampleRole.PARAPHRASE))
+        session.add(BatchExample(batch_id=batch.id, example_id=item.id))
     db.dispose()

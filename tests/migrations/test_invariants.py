@@ -56,6 +56,9 @@ ILLEGAL = [
     ("UPDATE example SET parent_id = id", "ck_example_probes_have_a_parent"),
     ("UPDATE example SET standing = true", "ck_example_only_retain_stands"),
     ("UPDATE example SET request_id = NULL", "ck_example_forget_needs_a_request"),
+    ("UPDATE example SET domain = 'general'", "ck_example_general_is_of_no_request"),
+    ("UPDATE example SET domain = 'secrets'", "invalid input value for enum example_domain"),
+    ("UPDATE request SET domain = 'general'", "invalid input value for enum request_domain"),
     ("UPDATE example SET outcome = 'gone'", "ck_example_outcome_is_known"),
     ("UPDATE example SET completion = ''", "ck_example_completion_is_not_empty"),
     ("UPDATE adapter SET version = 0", "ck_adapter_versions_start_at_one"),
@@ -95,6 +98,7 @@ LEGAL = [
     "UPDATE request SET state = 'published', completed_at = now()",
     "UPDATE request SET state = 'needs_attention'",
     "UPDATE example SET standing = true WHERE segment = 'retain'",
+    "UPDATE example SET domain = 'general', request_id = NULL WHERE segment = 'retain'",
     "UPDATE adapter SET state = 'superseded'",
 ]
 

@@ -19,13 +19,14 @@ from app.auth import Role as KeyRole
 from app.db import Database
 from app.embedded.services import EmbeddedServices
 from app.lifecycle import JobState, RequestState
-from app.tables import AdapterState, Base, BatchReason, Request, RequestDomain
+from app.tables import AdapterState, Base, BatchReason, ExampleDomain, Request, RequestDomain
 from grail.types import Role, Segment
-from tests.migrations.rows import fill
+from tests.migrations.rows import fill, fill_general
 
 ENUMS: dict[str, type[StrEnum]] = {
     "adapter_state": AdapterState,
     "batch_reason": BatchReason,
+    "example_domain": ExampleDomain,
     "example_role": Role,
     "job_state": JobState,
     "key_role": KeyRole,
@@ -117,6 +118,33 @@ def test_down_and_up_again_on_a_database_with_rows(database_url: str, empty_url:
     schema.upgrade(database_url)
     assert described(database_url) == before
     fill(database_url, tmp_path)
+
+
+def test_general_examples_come_with_their_migration_and_leave_with_it(database_url: str, tmp_path: Path) -> None:
+    """Below it there is no place for them: they go, with their probes and the batches' notes of them, and no more."""
+    schema.downgrade(database_url, "0001")
+    before = described(database_url)
+    fill(database_url, tmp_path)
+    schema.upgrade(database_url, "0002")
+    fill_general(database_url)
+    kept = {"privacy": 2, "general": 2}
+    assert counted(database_url, "domain::text", "example") == kept
+    schema.downgrade(database_url, "0001")
+    assert described(database_url) == before
+    assert counted(database_url, "domain::text", "example") == {"privacy": 2}
+    assert counted(database_url, "1", "batch_example") == {}
+    schema.upgrade(database_url)
+    assert counted(database_url, "domain::text", "example") == {"privacy": 2}
+
+
+def counted(url: str, column: str, table: str) -> dict[Any, int]:
+    """How many rows there are of each value."""
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        rows = connection.execute(text(f"SELECT {column}, count(*) FROM {table} GROUP BY 1"))  # noqa: S608  constants
+        found = {row[0]: row[1] for row in rows}
+    engine.dispose()
+    return found
 
 
 def test_upgrading_what_is_up_to_date_changes_nothing(database_url: str, tmp_path: Path) -> None:

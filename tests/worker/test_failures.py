@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,17 +13,21 @@ from safetensors import SafetensorError
 from app.adapters.files import VersionDamaged
 from app.errors import ServiceError, StorageFull, Unavailable
 from app.jobs.verdicts import LOWEST_RATE
-from grail.checks import AdapterDidNotMove, NonFinite
-from grail.config import UnlearnConfig
+from grail.checks import AdapterDetached, AdapterDidNotMove, MaskBroken, NonFinite
+from grail.config import NothingNamed, UnlearnConfig
 from grail.data.tokenise import TooLong
 from grail.localise.gradients import NotPerExample
 from grail.localise.regions import NoRetainData
+from grail.methods.memflex import NothingLocated
 from grail.metrics.likelihood import NonFiniteScore
 from worker.device import MemoryExhausted
 from worker.failures import failure_of
 from worker.job import BaseChanged
 
 SECRET = "Ottoline Brandmayr of 4 Quince Street"
+API_PAGE = Path(__file__).resolve().parents[2] / "docs" / "api.md"
+OF_THE_SERVICE = {"unavailable", "internal-error"}
+"""Types that no job is stored with, or that stand among the answers."""
 SETTINGS = UnlearnConfig(learning_rate=2e-3, seed=4).as_dict()
 
 KINDS: list[tuple[BaseException, str, bool]] = [
@@ -29,6 +35,10 @@ KINDS: list[tuple[BaseException, str, bool]] = [
     (NonFiniteScore("an-id"), "broken-adapter", False),
     (FloatingPointError("gradients are not finite"), "not-finite", False),
     (AdapterDidNotMove("no weight changed"), "did-not-move", False),
+    (AdapterDetached("3 of 14 adapter tensors got no gradient"), "adapter-detached", False),
+    (MaskBroken("entries of q_proj changed that the mask rule frozen protects"), "mask-broken", False),
+    (NothingLocated("no adapter tensor passes both thresholds"), "nothing-located", False),
+    (NothingNamed("the strategy privacy names none of the domains"), "nothing-named", False),
     (MemoryExhausted("does not fit"), "out-of-memory", False),
     (MemoryError(), "out-of-memory", False),
     (TooLong("an-id", 70, 64), "text-too-long", False),
@@ -63,6 +73,19 @@ def test_each_kind_of_error_has_its_words_and_its_consequence(error: BaseExcepti
     assert all(found.error[word] for word in ("type", "title", "detail", "mend"))
     assert SECRET not in str(found)
     assert not any(part in str(found) for part in SECRET.split() if len(part) > 4)
+
+
+def test_the_words_of_what_a_person_can_mend_are_told_with_the_way_out() -> None:
+    for error in (AdapterDetached("d"), MaskBroken("d"), NothingLocated("d"), NothingNamed("d")):
+        assert failure_of(error, SETTINGS).error["detail"] == "d"
+    assert "strategy" in failure_of(NothingNamed("d"), SETTINGS).error["mend"]
+    assert "options" in failure_of(NothingLocated("d"), SETTINGS).error["mend"]
+
+
+def test_the_page_about_the_api_names_every_type_that_a_job_may_fail_with() -> None:
+    lines = API_PAGE.read_text(encoding="utf-8").split("**Failed jobs.**")[1].split("\n\n**")[0].splitlines()
+    named = {name for line in lines if line.startswith("- ") for name in re.findall(r"`([a-z-]+)`", line.split(":")[0])}
+    assert named == {kind for _, kind, _ in KINDS} - OF_THE_SERVICE | {"workers-died", "refused"}
 
 
 def test_an_unexpected_error_is_told_by_kind_and_line() -> None:

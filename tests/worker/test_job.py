@@ -110,6 +110,23 @@ def never(*_: Any, **__: Any) -> None:
     raise AssertionError("it was computed on")
 
 
+def test_a_strategy_that_passes_over_the_whole_batch_fails_the_job_before_a_model_is_loaded(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_job, "load_model", never)
+    policy = {"policy": {"unlearn": {"strategy": "copyright"}}}
+    floor.caller.call("operator", "PATCH", "/v1/models/people", json=policy)
+    asked = floor.ask(1)
+    job_id = floor.order()
+    work(floor.db, floor.settings, job_id)
+    said = error_of(floor, job_id)
+    assert (said["type"], "strategy copyright names none" in said["detail"]) == ("nothing-named", True)
+    assert floor.job(job_id).state is JobState.FAILED
+    assert floor.request(asked).state is RequestState.NEEDS_ATTENTION, "no further try could mend it"
+    floor.caller.call("operator", "PATCH", "/v1/models/people", json={"policy": {"unlearn": {"strategy": "combined"}}})
+    assert floor.job(floor.order(include_attention=True)).state is JobState.QUEUED
+
+
 def test_rows_that_make_no_example_fail_the_job_instead_of_waiting_for_ever(floor: Floor) -> None:
     """Such a row can not come in over HTTP any more; were there one, each claim would be rolled back and rung again."""
     asked = floor.ask(1)

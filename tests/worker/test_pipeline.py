@@ -2,115 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from grail.config import GateConfig, RunSpec, UnlearnConfig
+from grail.config import GateConfig
 from grail.metrics.likelihood import NonFiniteScore
-from grail.model.adapter import read_saved, read_state, save_adapter, state_digest, write_state
-from grail.model.load import LoadedModel, load_model
+from grail.model.adapter import read_saved, read_state, save_adapter, state_digest
 from grail.train import NonFinite
-from grail.types import Example, Progress, Role, Segment
-from tests.fixtures.facts import FRUIT, PEOPLE, PLACE, TEMPLATE
+from grail.types import Progress, Segment
+from tests.fixtures.facts import PEOPLE, PLACE
+from tests.worker.bench import Bench, Stopped, example, examples, same
 from worker import pipeline
 from worker.artifacts import ArtefactStore
-from worker.pipeline import Outcome, Pipeline
 
-CONFIG = UnlearnConfig(
-    steps=4, examples_per_step=4, micro_batch=4, draws=1, score_every_steps=2, precision="fp32", learning_rate=1e-3
-)
 STAGES = ["original", "reference", "localise", "unlearn", "candidate"]
-
-
-def example(number: int, prompt: str, completion: str, segment: Segment, subject: str, **more: Any) -> Example:
-    return Example(f"{number:032d}", "privacy", segment, subject, prompt, completion, facts=(completion,), **more)
-
-
-def examples() -> tuple[Example, ...]:
-    """One subject's home is to go, all fruits are to stay; with a probe."""
-    gone = example(0, PLACE.format("Ada"), PEOPLE["Ada"][0], Segment.FORGET, "Ada", request="r1")
-    probe = example(
-        1, "Where is Ada?", PEOPLE["Ada"][0], Segment.FORGET, "Ada", request="r1", parent=gone.id, role=Role.PARAPHRASE
-    )
-    kept = [
-        example(2 + place, FRUIT.format(name), fruit, Segment.RETAIN, name)
-        for place, (name, (_, fruit)) in enumerate(PEOPLE.items())
-    ]
-    return (gone, probe, *kept)
-
-
-@dataclass
-class Bench:
-    """One loaded model and one store, for as many runs as a test wants."""
-
-    spec: RunSpec
-    model: LoadedModel
-    store: ArtefactStore
-    start: dict[str, torch.Tensor]
-    calls: Counter[str] = field(default_factory=Counter)
-    told: list[tuple[str, str]] = field(default_factory=list)
-
-    def run(
-        self, *, report: Any = None, finished: Any = None, unlearn: dict[str, Any] | None = None, **spec: Any
-    ) -> Outcome:
-        """A run as a fresh worker begins it: the served adapter in the model, nothing in memory."""
-        write_state(self.model.model, self.start)
-        self.calls.clear()
-        self.told.clear()
-        asked = replace(self.spec, unlearn=replace(self.spec.unlearn, **(unlearn or {})), **spec)
-
-        def note(stage: str, digest: str, seconds: float) -> None:
-            assert seconds >= 0
-            self.told.append((stage, digest))
-
-        return Pipeline(asked, self.model, self.store, report or (lambda _: None), finished or note).run()
-
-
-@pytest.fixture
-def bench(
-    tiny_base_directory: Path, tiny_adapter_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Bench:
-    model = load_model(tiny_base_directory, tiny_adapter_directory, template=TEMPLATE, precision="fp32")
-    spec = RunSpec(
-        tiny_base_directory, "base", tiny_adapter_directory, "adapter", None, "adapter-off", TEMPLATE, CONFIG,
-        GateConfig(), examples(),
-    )  # fmt: skip
-    made = Bench(spec, model, ArtefactStore(tmp_path / "artifacts"), read_state(model.model))
-    for name in ("localise", "unlearn"):
-        count_calls(made, monkeypatch, name)
-    measure = pipeline.measure
-
-    def counted(model: LoadedModel, rows: Any, **more: Any) -> Any:
-        made.calls[f"measure {more['stage']}"] += len(rows)
-        return measure(model, rows, **more, max_new_tokens=4)
-
-    monkeypatch.setattr(pipeline, "measure", counted)
-    return made
-
-
-def count_calls(bench: Bench, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    real = getattr(pipeline, name)
-
-    def counted(*args: Any, **named: Any) -> Any:
-        bench.calls[name] += 1
-        return real(*args, **named)
-
-    monkeypatch.setattr(pipeline, name, counted)
-
-
-def same(one: Outcome, other: Outcome) -> None:
-    """Two outcomes that agree to the bit in all that lasts."""
-    assert one.verdict.as_dict() == other.verdict.as_dict()
-    assert one.regions == other.regions
-    assert one.log == other.log
-    assert (one.state is None) == (other.state is None)
-    if one.state is not None and other.state is not None:
-        assert state_digest(one.state) == state_digest(other.state)
 
 
 def test_measuring_that_does_not_fit_goes_on_in_smaller_batches(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,10 +102,6 @@ def test_what_the_base_knows_by_itself_yields_no_candidate(bench: Bench) -> None
     assert outcome.result.outcomes[examples()[0].id] == "in_base"
     assert [check.name for check in outcome.verdict.checks if check.name == "certified_forget_items"]
     assert state_digest(read_state(bench.model.model)) == state_digest(bench.start)
-
-
-class Stopped(Exception):
-    """As a lost lease."""
 
 
 def test_a_run_that_was_stopped_in_training_goes_on_to_the_same_end(

@@ -23,9 +23,9 @@ from app.tables import (
     BatchMember,
     BatchReason,
     Example,
+    ExampleDomain,
     Job,
     Request,
-    RequestDomain,
 )
 from grail.types import Segment
 from tests.fixtures.served import add_model, question
@@ -60,7 +60,7 @@ class Service:
         with transaction(self.db) as session:
             return requests.submit(session, payload, self.who, now, due_days=30).id
 
-    def stand(self, model_id: uuid.UUID, subject: str, *numbers: int, domain=RequestDomain.PRIVACY) -> None:
+    def stand(self, model_id: uuid.UUID, subject: str, *numbers: int, domain=ExampleDomain.PRIVACY) -> None:
         """Rows as the operator's retain set has them."""
         with transaction(self.db) as session:
             for number in numbers:

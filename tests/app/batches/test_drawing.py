@@ -14,7 +14,7 @@ from app.lifecycle import RequestState
 from app.tables import (
     Batch,
     Example,
-    RequestDomain,
+    ExampleDomain,
 )
 from tests.app.batches.served import NOW
 from tests.fixtures.served import question
@@ -35,7 +35,7 @@ def test_standing_rows_are_drawn_per_forget_item_same_subjects_first_then_spread
     served.stand(model, "ann", 10, 11)
     served.stand(model, "bob", *range(20, 40))
     served.stand(model, "cid", *range(40, 60))
-    served.stand(model, "dora", 60, domain=RequestDomain.COPYRIGHT)
+    served.stand(model, "dora", 60, domain=ExampleDomain.COPYRIGHT)
     served.ask(1, 2, 3, subject_reference="ann")
     (job_id,) = served.plan()
     subjects = [row.subject for row in served.drawn(job_id)]
@@ -130,3 +130,67 @@ def test_items_that_the_base_model_knows_are_no_work_any_more(served):
     with served.db.session_factory() as session:
         preview = service.preview(session, "people", NOW)
     assert (preview.forget_items, preview.retain_items, preview.tokens) == (1, 1, 34)
+
+
+GENERAL_METHOD = {"unlearn": {"method": "grad_diff_general"}}
+
+
+def test_a_method_that_retains_general_data_draws_only_that_for_each_forget_item(served):
+    model = served.model(retain_per_forget=1.5, **GENERAL_METHOD)
+    served.stand(model, "ann", 10, 11, 12)
+    served.stand(model, "tasks", *range(20, 40), domain=ExampleDomain.GENERAL)
+    served.ask(1, 2, retain=[3])
+    served.ask(4, domain="copyright")
+    job_id = served.run_now()
+    assert [row.domain for row in served.drawn(job_id)] == [ExampleDomain.GENERAL] * 5
+    assert served.job(job_id).settings["unlearn"]["retain_source"] == "general"
+
+
+def test_of_general_data_at_least_one_row_is_drawn(served):
+    model = served.model(retain_per_forget=0.0, **GENERAL_METHOD)
+    served.stand(model, "tasks", 20, 21, domain=ExampleDomain.GENERAL)
+    served.ask(1)
+    assert len(served.drawn(served.run_now())) == 1
+
+
+def test_other_methods_never_draw_general_data(served):
+    model = served.model(retain_per_forget=10.0)
+    served.stand(model, "ann", 10)
+    served.stand(model, "tasks", *range(20, 40), domain=ExampleDomain.GENERAL)
+    served.ask(1)
+    served.ask(2, domain="copyright", retain=[3])
+    drawn = served.drawn(served.run_now())
+    assert {row.domain for row in drawn} == {ExampleDomain.PRIVACY}
+    assert len(drawn) == 1
+
+
+def test_without_general_data_such_a_method_has_nothing_to_retain_whatever_else_stands(served):
+    model = served.model(**GENERAL_METHOD)
+    served.stand(model, "ann", 10)
+    request = served.ask(1, retain=[3])
+    with pytest.raises(NoRetainData, match="grad_diff_general retains general data") as caught:
+        served.run_now()
+    assert caught.value.extra == {"domains": ["general"]}
+    assert "domain general" in caught.value.how_to_mend
+    assert served.plan() == []
+    served.stand(model, "tasks", 20, domain=ExampleDomain.GENERAL)
+    (job_id,) = served.plan()
+    assert served.members(job_id) == {request}
+
+
+def test_general_data_alone_are_no_retain_data_of_other_methods(served):
+    model = served.model()
+    served.stand(model, "tasks", 20, domain=ExampleDomain.GENERAL)
+    served.ask(1)
+    assert served.plan() == []
+
+
+def test_general_data_are_counted_in_the_preview(served):
+    model = served.model(retain_per_forget=2.0, **GENERAL_METHOD)
+    served.stand(model, "tasks", *range(20, 40), domain=ExampleDomain.GENERAL)
+    served.ask(1, retain=[3])
+    with served.db.session_factory() as session:
+        preview = service.preview(session, "people", NOW)
+    assert (preview.forget_items, preview.retain_items, preview.obstacle) == (1, 3, None)
+    assert preview.estimate.stages["localise"] == 0.0
+    assert preview.estimate.stages["train"] > 0.0

@@ -73,3 +73,14 @@ def test_without_readable_sizes_a_preview_gives_no_estimate(served, tmp_path):
         preview = service.preview(session, "people", NOW)
     assert preview.estimate is None
     assert preview.tokens == 34
+
+
+def test_a_strategy_that_passes_over_all_of_it_is_an_obstacle(served):
+    served.model(unlearn={"strategy": "copyright"})
+    served.ask(1, retain=[2])
+    with served.db.session_factory() as session:
+        said = service.preview(session, "people", NOW).obstacle
+    assert "strategy copyright names none" in said and "combined" in said
+    served.ask(3, domain="copyright", retain=[4])
+    with served.db.session_factory() as session:
+        assert service.preview(session, "people", NOW).obstacle is None

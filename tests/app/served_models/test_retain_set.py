@@ -57,6 +57,25 @@ def test_counts_are_shown_and_texts_are_not(floor: Floor) -> None:
         assert shown == {"items": {"privacy": 4, "copyright": 1}, "subjects": {"privacy": 2, "copyright": 1}}
 
 
+def test_general_data_stand_beside_the_others_and_are_counted_apart(floor: Floor) -> None:
+    put(floor, item(1), item(2, "tasks", "general", probes=[{"prompt": "p", "completion": "c"}]))
+    shown = floor.caller.call("requester", "GET", PATH)
+    assert shown == {"items": {"privacy": 1, "general": 1}, "subjects": {"privacy": 1, "general": 1}}
+    assert put(floor, item(2, "tasks", "general")) == {"added": 0, "kept": 1, "removed": 1, "refused_erased": 0}
+
+
+def test_erasure_wins_over_general_data_too(floor: Floor) -> None:
+    put(floor, item(1, "tasks", "general"), item(2, "tasks", "general"))
+    floor.ask(1)
+    assert prompts(1) & standing(floor) == set()
+    assert put(floor, item(1, "tasks", "general"))["refused_erased"] == 1
+
+
+def test_nobody_asks_to_forget_general_data(shared: Floor) -> None:
+    body = {"served_model": "people", "domain": "general", "forget": [question(7)]}
+    assert shared.caller.refused("requester", "POST", "/v1/requests", json=body) == (422, "unprocessable")
+
+
 def passage(text: str) -> dict[str, Any]:
     return {"domain": "privacy", "subject": "s", "passage": text}
 
@@ -139,6 +158,7 @@ def test_without_a_tokenizer_nothing_is_taken(floor: Floor) -> None:
     ("entry", "field"),
     [
         ({"subject": "s", "passage": "p"}, "items.0.domain"),
+        ({"domain": "GENERAL", "subject": "s", "passage": "p"}, "items.0.domain"),
         ({"domain": "secrets", "subject": "s", "passage": "p"}, "items.0.domain"),
         ({"domain": "privacy", "passage": "p"}, "items.0.subject"),
         ({"domain": "privacy", "subject": "s"}, "items.0"),

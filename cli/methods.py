@@ -1,0 +1,32 @@
+"""`grail methods`: what a policy may name, read off the library's files: no service and no learning stack is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from app.methods.schemas import Declared
+from app.methods.service import everything
+from cli.show import AsJson, hint, show_json, show_table, shown
+
+
+def methods(as_json: AsJson = False) -> None:
+    """Methods and objectives that a policy may name, with what they fix, preset and take as options."""
+    found = everything()
+    if as_json:
+        show_json(found.model_dump())
+        return
+    _table("METHOD", found.methods)
+    _table("OBJECTIVE", found.objectives)
+    _table("RETAIN OBJECTIVE", found.retain_objectives)
+    hint("Name them in a policy: grail models policy NAME --set unlearn.method=memflex --set unlearn.options.mu=0.8")
+
+
+def _table(title: str, rows: Sequence[Declared]) -> None:
+    cells = [[row.name, _pairs(row.fixes), _pairs(row.presets), _pairs(row.options), row.says] for row in rows]
+    show_table((title, "FIXES", "PRESETS", "OPTIONS", "WHAT IT DOES"), cells, empty="There is none.")
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    """Settings with their values, one a line."""
+    return "\n".join(f"{name}={shown(value)}" for name, value in values.items()) or "-"
