@@ -18,6 +18,7 @@ from cli.failures import CommandFailed
 from cli.jobs import jobs
 from cli.keys import keys, migrate
 from cli.models import models
+from cli.plan import plan
 from cli.requests import requests
 from cli.serve import run_api, run_worker, serve
 from cli.teach import teach
@@ -44,6 +45,7 @@ app.add_typer(adapters, name="adapters", rich_help_panel=USE)
 app.command(rich_help_panel=RUN)(doctor)
 app.command("model-path", rich_help_panel=RUN)(model_path)
 app.command(rich_help_panel=RUN)(teach)
+app.command(rich_help_panel=RUN)(plan)
 
 
 def main() -> None:
