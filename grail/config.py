@@ -18,6 +18,7 @@ REGIONS = ("localised", "random", "none")
 MASK_RULES = ("conditioned",)
 OBJECTIVES = ("calibrated", "ascent")
 PRECISIONS = ("auto", "bf16", "fp32")
+CHECKPOINTING = ("auto", "on", "off")
 
 LEAST_STEPS = 30
 """Steps that even a single forget item gets: the optimiser needs some tens of updates to move an adapter at all."""
@@ -66,6 +67,7 @@ class UnlearnConfig:
     micro_batch: int = 12  # examples in one forward pass; halved when memory runs out
     precision: str = "auto"
     seed: int = 0
+    activation_checkpointing: str = "auto"  # on, off, or once not even micro-batches of one example fit
 
     def __post_init__(self) -> None:
         _one_of("objective", self.objective, OBJECTIVES)
@@ -73,6 +75,7 @@ class UnlearnConfig:
         _one_of("regions", self.regions, REGIONS)
         _one_of("mask_rule", self.mask_rule, MASK_RULES)
         _one_of("precision", self.precision, PRECISIONS)
+        _one_of("activation_checkpointing", self.activation_checkpointing, CHECKPOINTING)
         for name, low, high in (
             ("k_ur", 0.0, 1.0),
             ("k_rr", 0.0, 1.0),

@@ -24,6 +24,7 @@ from grail.gate import Verdict, decide
 from grail.localise.regions import MaskSet
 from grail.metrics.base import ExampleScore
 from grail.model.adapter import AdapterState, as_saved, read_state, write_state
+from grail.model.checkpointing import checkpointing
 from grail.model.load import LoadedModel, as_reference
 from grail.report import environment
 from grail.run import held_out, localise, unlearn
@@ -39,7 +40,7 @@ Finished = Callable[[str, str, float], None]
 
 SHAPES_REGIONS = frozenset({"score", "regions", "k_ur", "k_rr", "draws", "seed"})
 """Settings that change which entries the regions hold."""
-CHANGES_NOTHING = frozenset({"micro_batch"})
+CHANGES_NOTHING = frozenset({"micro_batch", "activation_checkpointing"})
 """Settings that change what fits the device, not what comes out."""
 
 
@@ -147,7 +148,9 @@ class Pipeline:
                 self.model, rows, generate=generate, micro_batch=fits.micro_batch, report=self.report, stage=stage
             )
 
-        return with_smaller_batches(replace(self.spec.unlearn, micro_batch=MICRO_BATCH), compute)
+        # Nothing is kept for a way back: checkpointing would not make it smaller.
+        asked = replace(self.spec.unlearn, micro_batch=MICRO_BATCH, activation_checkpointing="off")
+        return with_smaller_batches(asked, compute)
 
     def localise(self, items: Sequence[Example], without: frozenset[str]) -> tuple[MaskSet, str]:
         """The regions, found or read."""
@@ -155,12 +158,15 @@ class Pipeline:
         shaping = {name: value for name, value in config.as_dict().items() if name in SHAPES_REGIONS}
         data = [[item.id, content_key(item), item.domain, item.segment, item.id in without] for item in items]
         key = key_of("masks", 1, self.network, self.spec.adapter_digest, shaping, data)
+
+        def compute(fits: UnlearnConfig) -> MaskSet:
+            with checkpointing(self.model.model, on=fits.activation_checkpointing == "on"):
+                return localise(self.model, items, fits, self.report, without=without)
+
         with self.stage("localise", key):
             masks = self.store.read_masks(key)
             if masks is None:
-                masks = with_smaller_batches(
-                    config, lambda fits: localise(self.model, items, fits, self.report, without=without)
-                )
+                masks = with_smaller_batches(config, compute)
                 self.store.write_masks(key, masks)
         return masks, key
 
@@ -181,10 +187,11 @@ class Pipeline:
         def compute(fits: UnlearnConfig) -> tuple[AdapterState, TrainLog]:
             write_state(self.model.model, start)
             resume = Resume(self.store.directory(key))
-            return unlearn(
-                self.model, items, masks, fits, without=without, reference_accuracy=accuracy, report=self.report,
-                resume=resume,
-            )  # fmt: skip
+            with checkpointing(self.model.model, on=fits.activation_checkpointing == "on"):
+                return unlearn(
+                    self.model, items, masks, fits, without=without, reference_accuracy=accuracy, report=self.report,
+                    resume=resume,
+                )  # fmt: skip
 
         with self.stage("unlearn", key):
             found = self.store.read_adapter(key)
