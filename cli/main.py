@@ -19,6 +19,7 @@ from cli.jobs import jobs
 from cli.keys import keys, migrate
 from cli.methods import methods
 from cli.models import models
+from cli.plan import plan
 from cli.requests import requests
 from cli.serve import run_api, run_worker, serve
 from cli.teach import teach
@@ -46,6 +47,7 @@ app.command(rich_help_panel=USE)(methods)
 app.command(rich_help_panel=RUN)(doctor)
 app.command("model-path", rich_help_panel=RUN)(model_path)
 app.command(rich_help_panel=RUN)(teach)
+app.command(rich_help_panel=RUN)(plan)
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ SCORES = ("squared", "zscore")
 REGIONS = ("localised", "random", "none")
 MASK_RULES = ("conditioned", "frozen", "published")
 PRECISIONS = ("auto", "bf16", "fp32")
+CHECKPOINTING = ("auto", "on", "off")
 
 GENERAL = "general"
 """The domain of general instruction data, which out-of-distribution methods retain instead of the requests' domains."""
@@ -105,6 +106,7 @@ class UnlearnConfig:
     precision: str = "auto"
     seed: int = 0
     options: Mapping[str, float | str] = field(default_factory=dict)  # of the method and the objective: their files
+    activation_checkpointing: str = "auto"  # on, off, or once not even micro-batches of one example fit
 
     def __post_init__(self) -> None:
         _one_of("method", self.method, METHODS)
@@ -126,6 +128,7 @@ class UnlearnConfig:
         _one_of("regions", self.regions, REGIONS)
         _one_of("mask_rule", self.mask_rule, MASK_RULES)
         _one_of("precision", self.precision, PRECISIONS)
+        _one_of("activation_checkpointing", self.activation_checkpointing, CHECKPOINTING)
         for name, low, high in (
             ("k_ur", 0.0, 1.0),
             ("k_rr", 0.0, 1.0),

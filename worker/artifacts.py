@@ -22,6 +22,10 @@ from grail.localise.regions import MaskSet
 from grail.metrics.base import ExampleScore
 from grail.model.adapter import AdapterState
 from grail.train import TrainLog
+from worker.bits import pack, unpack
+
+PACKED = "packed-bits-1"
+"""In the header of masks that are kept as `worker.bits` writes them."""
 
 
 def key_of(*parts: Any) -> str:
@@ -95,23 +99,30 @@ class ArtefactStore:
             partial.unlink(missing_ok=True)
 
     def read_masks(self, key: str) -> MaskSet | None:
-        """Masks kept under `key`."""
+        """Masks kept under `key`, packed to bits or, from an older version of the code, one byte an entry."""
         found = self.read_tensors(key)
         if found is None:
             return None
-        tensors, summary = found
+        tensors, header = found
+        try:
+            if header.get("format") == PACKED:
+                shapes, header = header["shapes"], header["summary"]
+                tensors = {name: unpack(tensors[name], shape) for name, shape in shapes.items()}
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return None
         masks: dict[str, dict[str, torch.Tensor]] = {"op_ur": {}, "op_rr": {}}
         for name, tensor in tensors.items():
             label, _, parameter = name.partition("/")
             masks.setdefault(label, {})[parameter] = tensor
-        return MaskSet(masks["op_ur"], masks["op_rr"], summary)
+        return MaskSet(masks["op_ur"], masks["op_rr"], header)
 
     def write_masks(self, key: str, masks: MaskSet) -> None:
-        """Keep masks with their summary."""
+        """Keep masks, a bit an entry, with their summary."""
         tensors = {f"op_ur/{name}": mask for name, mask in masks.op_ur.items()}
-        # A method may freeze the same entries for both sides; safetensors takes no tensor twice.
-        tensors |= {f"op_rr/{name}": mask.clone() for name, mask in masks.op_rr.items()}
-        self.write_tensors(key, tensors, masks.summary)
+        tensors |= {f"op_rr/{name}": mask for name, mask in masks.op_rr.items()}
+        shapes = {name: list(mask.shape) for name, mask in tensors.items()}
+        packed = {name: pack(mask) for name, mask in tensors.items()}
+        self.write_tensors(key, packed, {"format": PACKED, "shapes": shapes, "summary": masks.summary})
 
     def read_adapter(self, key: str) -> tuple[AdapterState, TrainLog] | None:
         """A trained adapter and its log; None too for a log of another version of the code."""

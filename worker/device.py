@@ -50,16 +50,21 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def with_smaller_batches(config: UnlearnConfig, compute: Callable[[UnlearnConfig], T]) -> T:
-    """`compute(config)`; when memory runs out, again with half the micro-batch, down to 1. Raises MemoryExhausted."""
+    """`compute(config)`; when memory runs out, again with half the micro-batch, down to 1; then, where
+    `activation_checkpointing` is `auto`, from the beginning with it `on`. Raises MemoryExhausted."""
+    asked = config.micro_batch
     while True:
         try:
             return compute(config)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            if config.micro_batch == 1:
+            if config.micro_batch > 1:
+                config = replace(config, micro_batch=config.micro_batch // 2)
+            elif config.activation_checkpointing == "auto":
+                config = replace(config, micro_batch=asked, activation_checkpointing="on")
+            else:
                 raise MemoryExhausted(
                     "the job does not fit this device even one example at a time: use a larger device or shorter items"
                 ) from None
-            config = replace(config, micro_batch=config.micro_batch // 2)
         free_device()

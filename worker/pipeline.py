@@ -25,6 +25,7 @@ from grail.localise.regions import MaskSet, NoRetainData
 from grail.methods import needs_gradients
 from grail.metrics.base import ExampleScore
 from grail.model.adapter import AdapterState, as_saved, read_state, write_state
+from grail.model.checkpointing import checkpointing
 from grail.model.load import LoadedModel, as_reference
 from grail.report import environment
 from grail.run import held_out, localise, unlearn
@@ -40,7 +41,7 @@ Finished = Callable[[str, str, float], None]
 
 SHAPES_REGIONS = frozenset({"method", "score", "regions", "retain_source", "k_ur", "k_rr", "draws", "seed", "options"})
 """Settings that change which entries the regions hold."""
-CHANGES_NOTHING = frozenset({"micro_batch"})
+CHANGES_NOTHING = frozenset({"micro_batch", "activation_checkpointing"})
 """Settings that change what fits the device, not what comes out."""
 
 
@@ -186,7 +187,9 @@ class Pipeline:
                 self.model, rows, generate=generate, micro_batch=fits.micro_batch, report=self.report, stage=stage
             )
 
-        return with_smaller_batches(replace(self.spec.unlearn, micro_batch=MICRO_BATCH), compute)
+        # Nothing is kept for a way back: checkpointing would not make it smaller.
+        asked = replace(self.spec.unlearn, micro_batch=MICRO_BATCH, activation_checkpointing="off")
+        return with_smaller_batches(asked, compute)
 
     def localise(self, items: Sequence[Example], without: frozenset[str], from_key: str) -> tuple[MaskSet | None, str]:
         """The regions of the adapter that `from_key` names, found or read; None where the method has none."""
@@ -196,12 +199,15 @@ class Pipeline:
         key = key_of("masks", 2, self.network, from_key, shaping, data)
         if not needs_gradients(config):
             return None, key
+
+        def compute(fits: UnlearnConfig) -> MaskSet | None:
+            with checkpointing(self.model.model, on=fits.activation_checkpointing == "on"):
+                return localise(self.model, items, fits, self.report, without=without)
+
         with self.stage("localise", key):
             masks = self.store.read_masks(key)
             if masks is None:
-                masks = with_smaller_batches(
-                    config, lambda fits: localise(self.model, items, fits, self.report, without=without)
-                )
+                masks = with_smaller_batches(config, compute)
                 if masks is not None:
                     self.store.write_masks(key, masks)
         return masks, key
@@ -223,10 +229,11 @@ class Pipeline:
         def compute(fits: UnlearnConfig) -> tuple[AdapterState, TrainLog]:
             write_state(self.model.model, start)
             resume = Resume(self.store.directory(key))
-            return unlearn(
-                self.model, items, masks, fits, without=without, reference_accuracy=accuracy, report=self.report,
-                resume=resume,
-            )  # fmt: skip
+            with checkpointing(self.model.model, on=fits.activation_checkpointing == "on"):
+                return unlearn(
+                    self.model, items, masks, fits, without=without, reference_accuracy=accuracy, report=self.report,
+                    resume=resume,
+                )  # fmt: skip
 
         with self.stage("unlearn", key):
             found = self.store.read_adapter(key)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from app.batches.schemas import CostEstimate
 from grail.config import UnlearnConfig
-from grail.plan import CORE_FLOP_PER_SECOND, ModelShape, Workload, estimate
+from grail.plan import ModelShape, Workload, cpu, estimate
 
 MAX_CONFIG_BYTES = 1_000_000
 """Larger files are no model configuration."""
@@ -28,7 +29,10 @@ def cost(
         entries = shape.adapter_entries(int(adapter["r"]), adapter.get("target_modules"))
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
         return None
-    result = estimate(shape, entries, load, config, flop_per_second or CORE_FLOP_PER_SECOND * (os.cpu_count() or 1))
+    device = cpu(os.cpu_count() or 1)
+    if flop_per_second is not None:
+        device = replace(device, flop_per_second=flop_per_second)
+    result = estimate(shape, entries, load, config, device)
     return CostEstimate(seconds=result.seconds, bytes=result.bytes, stages=dict(result.stages))
 
 

@@ -16,6 +16,7 @@ from app.tables.example import ExampleDomain
 from app.tables.request import RequestDomain
 from app.texts import text_type
 from grail.config import (
+    CHECKPOINTING,
     MASK_RULES,
     METHODS,
     OBJECTIVES,
@@ -53,7 +54,7 @@ OWN = ("",)  # what the method or the objective presets
 SETTING_WORDS = {
     "method": METHODS, "objective": OBJECTIVES + OWN, "retain_objective": RETAIN_OBJECTIVES + OWN,
     "retain_source": RETAIN_SOURCES + OWN, "score": SCORES, "regions": REGIONS + OWN, "mask_rule": MASK_RULES + OWN,
-    "precision": PRECISIONS,
+    "precision": PRECISIONS, "activation_checkpointing": CHECKPOINTING,
 }  # fmt: skip
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="Lower case, digits and hyphens.")]
 

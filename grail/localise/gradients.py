@@ -67,6 +67,29 @@ class NotPerExample(ValueError):
     """An adapted layer does not see whole sequences, row by row: examples can not be told apart there."""
 
 
+class _Tap(torch.autograd.Function):
+    """The identity on a layer's output (N*D, T, out) that hands over per-example gradients on the way back.
+
+    What flowed in is saved through autograd, not held by a closure: under activation checkpointing it is then dropped
+    after the forward pass and computed again, like everything else, and nothing is handed over twice.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, output: torch.Tensor, flowed_in: torch.Tensor, name: str, draws: int, sink: Sink) -> Any:
+        ctx.save_for_backward(flowed_in)
+        ctx.name, ctx.draws, ctx.sink = name, draws, sink
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, flowed_back: torch.Tensor) -> Any:  # (N*D, T, out)
+        (flowed_in,) = ctx.saved_tensors  # (N*D, T, in)
+        shape = (flowed_back.shape[0] // ctx.draws, -1)
+        signal = flowed_back.reshape(*shape, flowed_back.shape[-1])  # (N, D*T, out)
+        activation = flowed_in.to(signal.dtype).reshape(*shape, flowed_in.shape[-1])  # (N, D*T, in)
+        ctx.sink(ctx.name, torch.bmm(signal.transpose(1, 2), activation).float())  # (N, out, in)
+        return flowed_back, None, None, None, None
+
+
 @contextmanager
 def per_example_gradients(model: Any, draws: int, sink: Sink) -> Iterator[None]:
     """While open, every backward pass hands `sink(name, gradients)` the per-example gradients (N, out, in) of each
@@ -76,19 +99,12 @@ def per_example_gradients(model: Any, draws: int, sink: Sink) -> Iterator[None]:
     owners = {parameter: name for name, parameter in adapter_parameters(model).items()}
     handles = []
 
-    def watch(name: str) -> Callable[[torch.nn.Module, tuple[torch.Tensor, ...], torch.Tensor], None]:
-        def forward(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            flowed_in = inputs[0].detach()  # (N*D, T, in)
-            if flowed_in.dim() != 3:
+    def watch(name: str) -> Callable[[torch.nn.Module, tuple[torch.Tensor, ...], torch.Tensor], torch.Tensor]:
+        def forward(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+            if inputs[0].dim() != 3:
                 raise NotPerExample(f"{name} does not see whole sequences: leave its layer out of the adapter")
-
-            def backward(flowed_back: torch.Tensor) -> None:  # (N*D, T, out)
-                shape = (flowed_back.shape[0] // draws, -1)
-                signal = flowed_back.reshape(*shape, flowed_back.shape[-1])  # (N, D*T, out)
-                activation = flowed_in.to(signal.dtype).reshape(*shape, flowed_in.shape[-1])  # (N, D*T, in)
-                sink(name, torch.bmm(signal.transpose(1, 2), activation).float())  # (N, out, in)
-
-            output.register_hook(backward)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            tapped: torch.Tensor = _Tap.apply(output, inputs[0].detach(), name, draws, sink)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            return tapped
 
         return forward
 

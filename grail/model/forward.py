@@ -20,21 +20,24 @@ def precision(model: LoadedModel) -> Iterator[None]:
 
 
 def completion_hidden(model: LoadedModel, batch: PaddedBatch) -> torch.Tensor:
-    """Last hidden states (M, H) at the positions that predict `batch.labels`, in their order."""
+    """Last hidden states (M, H) at the positions that predict `batch.labels`, in their order and on their device,
+    wherever the last layer lies."""
     decoder = model.model.get_base_model()
     with precision(model):
         hidden: torch.Tensor = decoder.model(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
         ).last_hidden_state  # (B, T, H)
-    return hidden[batch.rows, batch.positions]
+    at = hidden.device
+    return hidden[batch.rows.to(at), batch.positions.to(at)].to(batch.labels.device)
 
 
 def head(model: LoadedModel, hidden: torch.Tensor) -> torch.Tensor:
-    """Logits (M, V) fp32 of hidden states (M, H), scaled or capped where the model does so (Granite, Cohere, Gemma)."""
+    """Logits (M, V) fp32 of hidden states (M, H), scaled or capped where the model does so (Granite, Cohere, Gemma); on
+    the device of the hidden states, wherever the output matrix lies (accelerate brings what it multiplies to it)."""
     network = model.model.get_base_model()
     with precision(model):
         logits: torch.Tensor = network.lm_head(hidden)
-    config, logits = network.config, logits.float()
+    config, logits = network.config, logits.to(hidden.device).float()
     scale = getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
     if scale != 1.0:
         logits = logits * scale

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from grail.data.tokenise import TokenisedExample, Tokenizer, tokenise
 from grail.model.adapter import AdapterState, adapter_off, read_saved, with_adapter
+from grail.model.quantised import quantisation_config
 from grail.types import Example
 
 DEFAULT_TEMPLATE = "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
@@ -24,6 +25,7 @@ DEFAULT_TEMPLATE = "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\
 class LoadedModel:
     """A PeftModel in eval mode with its tokenizer and how prompts are put to it.
 
+    `device` is where token ids and labels go: the device of the embeddings, where layers are spread over several.
     `reference` are the tensors of an adapter taught the retain data alone, where one is registered.
     """
 
@@ -74,21 +76,38 @@ def load_model(
     device: str = "cpu",
     lora: LoraConfig | None = None,
     reference: Path | None = None,
+    device_map: str | None = None,
+    quantisation: str = "none",
 ) -> LoadedModel:
     """Load `base` with the adapter directory on it, or with a fresh adapter of shape `lora`.
 
-    The base is frozen in the chosen precision; adapter tensors are fp32 masters. Raises OSError when a file is missing,
-    safetensors' own error when one is corrupted, ValueError when neither or both of adapter and lora are given.
+    The base is frozen in the chosen precision; adapter tensors are fp32 masters. `device_map` "auto" spreads the layers
+    over all devices that there are (accelerate), for models larger than one; `device` then names their kind alone.
+    `quantisation` "int8" or "nf4" keeps the base's projections in 8 or 4 bits (bitsandbytes). Raises OSError when a
+    file is missing, safetensors' own error when one is corrupted, QuantisationMissing, ValueError when neither or both
+    of adapter and lora are given or when a name is not known.
     """
     if (adapter is None) == (lora is None):
         raise ValueError("give an adapter directory or the shape of a new adapter, one of the two")
+    if device_map not in (None, "auto"):
+        raise ValueError(f"device_map is {device_map!r}: it must be None (one device) or auto (all that there are)")
     where = torch.device(device)
     dtype = choose_precision(precision, where)
     config = AutoConfig.from_pretrained(base, local_files_only=True)
     # Measured on two cores at these short lengths: plain attention runs a training step a fifth faster than SDPA.
     attention = "eager" if where.type == "cpu" else None  # None: SDPA where the model has it
+    quantised = quantisation_config(quantisation, dtype)
+    # A quantised base can not be moved once it is loaded: it is put in its place while it is read.
+    places = device_map or ({"": device} if quantised is not None else None)
     plain = AutoModelForCausalLM.from_pretrained(
-        base, config=config, dtype=dtype, use_safetensors=True, local_files_only=True, attn_implementation=attention
+        base,
+        config=config,
+        dtype=dtype,
+        use_safetensors=True,
+        local_files_only=True,
+        attn_implementation=attention,
+        device_map=places,
+        quantization_config=quantised,
     )
     with warnings.catch_warnings():
         # PEFT asks transformers by a name that is going out of use: not ours to mend, and no news to a person.
@@ -104,16 +123,23 @@ def load_model(
             layer.cast_input_dtype_enabled = False
     # Generation hands the output matrix a strided last position; a 3-D product would copy the matrix once for each row.
     plain.lm_head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
-    model.to(where)
+    if places is None:
+        model.to(where)
     model.eval()
+    _freeze_base(model)
+    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    context = int(config.max_position_embeddings)
+    never = None if reference is None else read_saved(reference)
+    entry = where if places is None else plain.get_input_embeddings().weight.device
+    return LoadedModel(model, cast(Tokenizer, tokenizer), template, context, entry, dtype, never)
+
+
+def _freeze_base(model: Any) -> None:
+    """The adapter alone learns, in fp32."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name)
         if "lora_" in name:
             parameter.data = parameter.data.float()
-    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-    context = int(config.max_position_embeddings)
-    never = None if reference is None else read_saved(reference)
-    return LoadedModel(model, cast(Tokenizer, tokenizer), template, context, where, dtype, never)
 
 
 def ordinary_tokens(model: LoadedModel) -> torch.Tensor:

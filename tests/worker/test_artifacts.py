@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from grail.localise.regions import MaskSet
 from grail.metrics.base import ExampleScore
 from grail.train import TrainLog
-from worker.artifacts import ArtefactStore, key_of
+from worker.artifacts import PACKED, ArtefactStore, key_of
 
 KEY = key_of("a", 1)
 LOG = TrainLog(3, 2, None, [{"step": 1, "forget": 0.5}], [{"step": 2.0, "chs": 1.0}], 3)
@@ -52,6 +52,38 @@ def test_masks_come_back_with_their_digest_and_summary(store: ArtefactStore) -> 
     assert (found.digest, found.summary) == (written.digest, written.summary)
     assert set(found.op_ur) == {"x.lora_A", "y"} and set(found.op_rr) == {"x.lora_A"}
     assert found.op_ur["y"].dtype is torch.bool
+
+
+def test_masks_of_an_older_version_one_byte_an_entry_are_still_read(store: ArtefactStore) -> None:
+    old = masks()
+    tensors = {f"op_ur/{name}": mask for name, mask in old.op_ur.items()}
+    tensors |= {f"op_rr/{name}": mask for name, mask in old.op_rr.items()}
+    store.write_tensors(KEY, tensors, old.summary)
+    found = store.read_masks(KEY)
+    assert found is not None
+    assert (found.digest, found.summary) == (old.digest, old.summary)
+
+
+def test_masks_take_a_bit_an_entry_on_disk(store: ArtefactStore) -> None:
+    large = torch.ones(1000, 800, dtype=torch.bool)
+    store.write_masks(KEY, MaskSet({"a": large}, {"a": ~large}, {}))
+    (path,) = files(store)
+    assert 200_000 < path.stat().st_size < 201_000
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"format": PACKED, "summary": {}},
+        {"format": PACKED, "shapes": {"op_ur/x": [3, 3]}, "summary": {}},
+        {"format": PACKED, "shapes": {"op_ur/y": [4]}, "summary": {}},
+        {"format": PACKED, "shapes": {"op_ur/x": ["4"]}, "summary": {}},
+        [],
+    ],
+)
+def test_packed_masks_whose_header_does_not_fit_count_as_absent(store: ArtefactStore, header: Any) -> None:
+    store.write_tensors(KEY, {"op_ur/x": torch.tensor([5], dtype=torch.uint8)}, header)
+    assert store.read_masks(KEY) is None
 
 
 def test_an_adapter_comes_back_to_the_bit_with_its_log(store: ArtefactStore) -> None:
