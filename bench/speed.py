@@ -145,7 +145,7 @@ def ours(*, fast: bool) -> Ours:
 
 def load(*, fast: bool) -> LoadedModel:
     """The bundled model with the example adapter."""
-    return load_model(bundled_model(), ADAPTER, precision="bf16")
+    return load_model(bundled_model(), ADAPTER, precision="bf16", fast=fast)
 
 
 @dataclass(frozen=True, slots=True)

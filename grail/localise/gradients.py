@@ -9,7 +9,7 @@ gives every example's own gradient; N single passes are the oracle that tests co
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from grail.data.batches import by_length, pad
 from grail.data.tokenise import TokenisedExample
 from grail.model.adapter import adapter_parameters
 from grail.model.forward import completion_logits, completion_nll
+from grail.model.lean import lean_of
 from grail.model.load import LoadedModel
 from grail.types import Domain, Progress, Report, Segment, ignore_progress
 
@@ -94,8 +95,10 @@ def per_example_gradients(model: Any, draws: int, sink: Sink) -> Iterator[None]:
         weight = getattr(module, "weight", None)
         if weight in owners:
             handles.append(module.register_forward_hook(watch(owners[weight])))
+    lean = lean_of(model)
     try:
-        yield
+        with lean.watched(draws, sink) if lean else nullcontext():
+            yield
     finally:
         for handle in handles:
             handle.remove()

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  torch's own customary name
 
 from grail.data.batches import PaddedBatch
+from grail.model.lean import lean_of
 from grail.model.load import LoadedModel
 
 
@@ -21,6 +22,10 @@ def precision(model: LoadedModel) -> Iterator[None]:
 
 def completion_hidden(model: LoadedModel, batch: PaddedBatch) -> torch.Tensor:
     """Last hidden states (M, H) at the positions that predict `batch.labels`, in their order."""
+    lean = lean_of(model.model)
+    sooner = lean.completion_hidden(batch) if lean else None
+    if sooner is not None:
+        return sooner
     decoder = model.model.get_base_model()
     with precision(model):
         hidden: torch.Tensor = decoder.model(

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from grail.data.tokenise import TokenisedExample, Tokenizer, tokenise
 from grail.model.adapter import AdapterState, adapter_off, read_saved, with_adapter
+from grail.model.lean import attach
 from grail.types import Example
 
 DEFAULT_TEMPLATE = "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
@@ -74,10 +75,12 @@ def load_model(
     device: str = "cpu",
     lora: LoraConfig | None = None,
     reference: Path | None = None,
+    fast: bool = True,
 ) -> LoadedModel:
     """Load `base` with the adapter directory on it, or with a fresh adapter of shape `lora`.
 
-    The base is frozen in the chosen precision; adapter tensors are fp32 masters. Raises OSError when a file is missing,
+    The base is frozen in the chosen precision; adapter tensors are fp32 masters. With `fast`, a network
+    that `grail.model.lean` knows is computed by it, to the same numbers. Raises OSError when a file is missing,
     safetensors' own error when one is corrupted, ValueError when neither or both of adapter and lora are given.
     """
     if (adapter is None) == (lora is None):
@@ -110,6 +113,8 @@ def load_model(
         parameter.requires_grad_("lora_" in name)
         if "lora_" in name:
             parameter.data = parameter.data.float()
+    if fast:
+        attach(model)
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
     context = int(config.max_position_embeddings)
     never = None if reference is None else read_saved(reference)
