@@ -19,7 +19,7 @@ from grail.config import UnlearnConfig
 from grail.data.batches import by_length, pad
 from grail.data.tokenise import TokenisedExample
 from grail.model.adapter import adapter_parameters
-from grail.model.forward import completion_logits, completion_nll
+from grail.model.forward import example_nll
 from grail.model.lean import lean_of
 from grail.model.load import LoadedModel
 from grail.types import Domain, Progress, Report, Segment, ignore_progress
@@ -125,7 +125,7 @@ def set_scores(
         for chunk in by_length(examples, max(1, config.micro_batch // config.draws)):
             rows = [draw for example in chunk for draw in corrupted[example.id]]
             batch = pad(rows, model.pad_id, model.device)
-            loss = completion_nll(completion_logits(model, batch), batch).sum() / config.draws
+            loss = example_nll(model, batch).sum() / config.draws
             if not torch.isfinite(loss):
                 raise FloatingPointError(
                     "localisation met a loss that is not finite: the adapter or the base is damaged"

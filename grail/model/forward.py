@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  torch's own customary name
 
 from grail.data.batches import PaddedBatch
-from grail.model.lean import lean_of
+from grail.model.lean import lean_of, position_nll
 from grail.model.load import LoadedModel
 
 
@@ -62,3 +62,11 @@ def row_mean(values: torch.Tensor, batch: PaddedBatch) -> torch.Tensor:
 def completion_nll(logits: torch.Tensor, batch: PaddedBatch) -> torch.Tensor:
     """Mean completion-token negative log-likelihood of each row in nats: logits (M, V) -> (B,)."""
     return row_mean(F.cross_entropy(logits, batch.labels, reduction="none"), batch)
+
+
+def example_nll(model: LoadedModel, batch: PaddedBatch) -> torch.Tensor:
+    """`completion_nll(completion_logits(...))` (B,), without ever holding the logits where the lean path serves."""
+    hidden = completion_hidden(model, batch)
+    if lean_of(model.model) is None:
+        return completion_nll(head(model, hidden), batch)
+    return row_mean(position_nll(hidden, model.model.get_base_model().lm_head.weight, batch.labels), batch)

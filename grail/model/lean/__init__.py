@@ -9,5 +9,6 @@ holds a weight of its own: the modules' weights become views of the fused ones, 
 """
 
 from grail.model.lean.decoder import LeanDecoder, attach, lean_of
+from grail.model.lean.likelihood import position_nll
 
-__all__ = ["LeanDecoder", "attach", "lean_of"]
+__all__ = ["LeanDecoder", "attach", "lean_of", "position_nll"]
