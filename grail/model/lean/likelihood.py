@@ -1,7 +1,7 @@
 """Output matrix and negative log-likelihood in one, a few positions at a time.
 
 The gradient of -log softmax(W h)[y] with respect to h is (softmax(W h) - onehot(y)) W. It is made in the forward pass,
-while the logits of these few positions still lie in the cache, and scaled when the loss's own gradient is known: the
+while the logits of these few positions are at hand, and scaled when the loss's own gradient is known: the
 (L, V) logits of a batch are never held, which for a small model are most of what a pass would keep.
 """
 
@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812  torch's own customary name
 from torch.autograd.function import once_differentiable
 
-CHUNK_ENTRIES = 2**21
-"""Logits at once, in fp32: 8 MB."""
+CHUNK_ENTRIES = 2**23
+"""Logits at once: 32 MB in fp32. With fewer positions reading the output matrix takes longer than multiplying it."""
+UNLIKELY = 60.0
+"""Nats beyond which the logarithm of a share loses digits (its exponential leaves the range of fp32 at 87)."""
 
 
 def position_nll(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -34,11 +36,12 @@ class _PositionNLL(torch.autograd.Function):
         found, slopes = [], []
         for states, truth in zip(hidden.split(size), labels[:, None].split(size), strict=True):
             logits = F.linear(states, weight)  # (C, V)
-            greatest, where = logits.max(dim=-1, keepdim=True)
             shares = torch.softmax(logits, dim=-1, dtype=torch.float32)
-            # The likeliest token's share is never so small that its logarithm would be lost, as the label's may be.
-            normaliser = greatest.float() - shares.gather(-1, where).log()
-            found.append((normaliser - logits.gather(-1, truth).float()).squeeze(-1))
+            nll = -shares.gather(-1, truth).squeeze(-1).log()
+            lost = ~(nll < UNLIKELY)
+            if lost.any():
+                nll[lost] = F.cross_entropy(logits[lost].float(), truth[lost].squeeze(-1), reduction="none")
+            found.append(nll)
             if wanted:
                 shares.scatter_add_(-1, truth, shares.new_full(truth.shape, -1.0))
                 slopes.append(torch.mm(shares.to(weight.dtype), weight))  # (C, H)
