@@ -11,8 +11,9 @@ one row at a time, logits at every position, rows padded to a fixed length; and 
 
 Both sides run in one process, by turns, on the same threads. What is compared is seconds a row: the plain side is given
 a few rows of the same length distribution, other ones each repeat. The machine may be shared and noisy: the ratio of
-each repeat stands alone, and the lowest and highest are shown; process time is shown as a cross-check. Peak memory is
-of one process for each side.
+each repeat stands alone, and the lowest and highest are shown; process time is shown as a cross-check, and with
+`--threads 1` on a busy machine it is the figure to read (threads that wait for each other there count their waiting).
+Peak memory is of one process for each side.
 
 The share of the peak is the arithmetic of grail/plan.py over real tokens (no padding) and seconds, over what a bf16
 product of two 2048 x 2048 matrices reaches in the same run: once as plan.py counts (every draw whole, logits at every
@@ -163,11 +164,13 @@ def timed(work: Callable[[], object], rows: int) -> Timing:
     return Timing((time.perf_counter() - wall) / rows, (time.process_time() - cpu) / rows)
 
 
-def peak_flop_per_second() -> float:
-    """The best of several bf16 products of two 2048 x 2048 matrices."""
+def peak_flop_per_second() -> Timing:
+    """The best of several bf16 products of two 2048 x 2048 matrices: FLOP per second of the wall, and of process time
+    of one thread."""
     left, right = (torch.randn(2048, 2048, generator=torch.Generator().manual_seed(0)).bfloat16() for _ in range(2))
-    best = min(timed(lambda: left @ right, 1).wall for _ in range(12))
-    return float(2 * 2048**3 / best)
+    times = [timed(lambda: left @ right, 1) for _ in range(12)]
+    work = 2.0 * 2048**3
+    return Timing(work / min(t.wall for t in times), work / min(t.cpu for t in times))
 
 
 KINDS = tuple(PADDED)
@@ -229,7 +232,7 @@ def flop(mine: Ours, data: Data, kind: str, *, needed: bool) -> float:
 Timings = dict[tuple[str, str], list[Timing]]
 
 
-def measure(mine: Ours, plain: PlainModel, data: Data, kinds: list[str], repeats: int) -> tuple[Timings, float]:
+def measure(mine: Ours, plain: PlainModel, data: Data, kinds: list[str], repeats: int) -> tuple[Timings, Timing]:
     """Every side of every kind by turns, and the peak as the best of all turns; a short turn before is not counted."""
     found: Timings = {(kind, side): [] for kind in kinds for side in SIDES}
     warm = Data(data.forget[:8], data.retain[:8])
@@ -244,7 +247,8 @@ def measure(mine: Ours, plain: PlainModel, data: Data, kinds: list[str], repeats
                 )  # fmt: skip
                 found[kind, side].append(timed(*work))
                 print(f"  turn {turn} {kind:9} {side:7} {1000 * found[kind, side][-1].wall:9.1f} ms a row", flush=True)
-            peak = max(peak, peak_flop_per_second())
+            again = peak_flop_per_second()
+            peak = Timing(max(peak.wall, again.wall), max(peak.cpu, again.cpu))
     return found, peak
 
 
@@ -254,9 +258,12 @@ def span(values: list[float], form: str) -> str:
     return f"{middle} ({low}..{high})"
 
 
-def show(mine: Ours, data: Data, kinds: list[str], found: Timings, peak: float) -> None:
+def show(mine: Ours, data: Data, kinds: list[str], found: Timings, peak: Timing) -> None:
     """Ratios and shares, each the median and the range of the repeats."""
-    print(f"\npeak of a bf16 product of 2048 x 2048: {peak / 1e9:.0f} GFLOP/s")
+    print(
+        f"\npeak of a bf16 product of 2048 x 2048: {peak.wall / 1e9:.0f} GFLOP/s, "
+        f"{peak.cpu / 1e9:.0f} in a second of process time"
+    )
     for kind in kinds:
         mine_there = found[kind, "ours"]
         print(f"\n{kind}: ours {span([1000 * t.wall for t in mine_there], '.1f')} ms a row, n = {len(data.rows)}")
@@ -271,8 +278,10 @@ def show(mine: Ours, data: Data, kinds: list[str], found: Timings, peak: float) 
             )
         for title, needed in (("as grail/plan.py counts", False), ("only what is needed", True)):
             work = flop(mine, data, kind, needed=needed)
-            shares = [100 * work / t.wall / peak for t in mine_there]
-            print(f"  share of the peak, {title}: {span(shares, '.0f')} %")
+            wall, cpu = ([100 * work / a / b for a, b in pairs] for pairs in (
+                [(t.wall, peak.wall) for t in mine_there], [(t.cpu, peak.cpu) for t in mine_there],
+            ))  # fmt: skip
+            print(f"  share of the peak, {title}: {span(wall, '.0f')} %, of process time {span(cpu, '.0f')} %")
 
 
 def peak_memory(kind: str, side: str, general: bool) -> int:

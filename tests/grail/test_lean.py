@@ -273,6 +273,26 @@ def test_an_adapter_merged_into_the_base_takes_the_general_path(tiny_base_direct
         )
 
 
+@pytest.mark.parametrize("watched", ["model", "model.layers.1", "model.layers.0.mlp"])
+def test_whoever_watches_a_module_sees_it_called(tiny_base_directory: Path, watched: str) -> None:
+    lean, general = pair(tiny_base_directory)
+    rows, calls = rows_of([(3, 4), (2, 6)], 0), []
+    expected = gradients(lean, rows)
+    handle = lean.model.get_base_model().get_submodule(watched).register_forward_hook(lambda *_: calls.append(1))
+    found: list[dict[str, torch.Tensor]] = []
+    close(gradients(lean, rows), expected)
+    for model in (lean, general):
+        found.append({})
+        with per_example_gradients(model.model, 1, found[-1].__setitem__):
+            batch = pad(rows, model.pad_id)
+            completion_nll(completion_logits(model, batch), batch).sum().backward()
+    assert len(calls) == 2
+    close(*found)
+    handle.remove()
+    completion_hidden(lean, pad(rows, lean.pad_id))
+    assert len(calls) == 2
+
+
 PEFTS_OWN = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 SIZES: dict[str, Any] = {
     "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,

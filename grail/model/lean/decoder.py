@@ -55,11 +55,17 @@ class LeanDecoder:
         }
         return states.pop() if len(states) == 1 else None
 
+    def observed(self) -> bool:
+        """Whether someone has put hooks on the decoder's modules, which only the general path calls."""
+        network = self.base.model
+        blocks = (block for layer in network.layers for block in (layer, layer.self_attn, layer.mlp))
+        return any(module._forward_hooks or module._forward_pre_hooks for module in (network, *blocks))
+
     def completion_hidden(self, batch: PaddedBatch) -> torch.Tensor | None:
         """Last hidden states (L, H) at the positions that predict `batch.labels`; differentiable with respect to the
-        adapter. None when the adapter's state is one that the general path has to serve."""
+        adapter. None when the adapter's state or someone's hooks have to be served by the general path."""
         adapted = self.adapted()
-        if adapted is None:
+        if adapted is None or self.observed():
             return None
         watch = self.watch
         layout = lay_out(batch, watch.draws if watch else None)
