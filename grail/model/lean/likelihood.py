@@ -34,7 +34,7 @@ class _PositionNLL(torch.autograd.Function):
         size = max(1, CHUNK_ENTRIES // weight.shape[0])
         wanted = ctx.needs_input_grad[0]
         found, slopes = [], []
-        for states, truth in zip(hidden.split(size), labels[:, None].split(size), strict=True):
+        for states, truth in zip(torch.split(hidden, size), torch.split(labels[:, None], size), strict=True):
             logits = F.linear(states, weight)  # (C, V)
             shares = torch.softmax(logits, dim=-1, dtype=torch.float32)
             nll = -shares.gather(-1, truth).squeeze(-1).log()
