@@ -9,7 +9,7 @@ gives every example's own gradient; N single passes are the oracle that tests co
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,8 @@ from grail.config import UnlearnConfig
 from grail.data.batches import by_length, pad
 from grail.data.tokenise import TokenisedExample
 from grail.model.adapter import adapter_parameters
-from grail.model.forward import completion_logits, completion_nll
+from grail.model.forward import example_nll
+from grail.model.lean import lean_of
 from grail.model.load import LoadedModel, ordinary_tokens
 from grail.types import Domain, Progress, Report, Segment, ignore_progress
 
@@ -112,8 +113,10 @@ def per_example_gradients(model: Any, draws: int, sink: Sink) -> Iterator[None]:
         weight = getattr(module, "weight", None)
         if weight in owners:
             handles.append(module.register_forward_hook(watch(owners[weight])))
+    lean = lean_of(model)
     try:
-        yield
+        with lean.watched(draws, sink) if lean else nullcontext():
+            yield
     finally:
         for handle in handles:
             handle.remove()
@@ -126,13 +129,13 @@ def set_statistics(
     generator: torch.Generator,
     done: Callable[[int], None] = lambda _: None,
 ) -> tuple[Tensors, Tensors]:
-    """(mean squared gradient, mean gradient) of one set, from one pass: the squares example by example, the mean as
-    backward passes add it up by themselves. Raises FloatingPointError, NotPerExample."""
+    """(mean squared gradient, mean gradient) of one set, from one pass. Raises FloatingPointError, NotPerExample."""
     parameters = adapter_parameters(model.model)
-    squares = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
+    squares, totals = ({name: torch.zeros_like(p) for name, p in parameters.items()} for _ in range(2))
 
     def add(name: str, gradients: torch.Tensor) -> None:
-        squares[name] += gradients.square().sum(dim=0)
+        totals[name] += gradients.sum(dim=0)
+        squares[name] += gradients.square_().sum(dim=0)
 
     vocabulary = ordinary_tokens(model)
     corrupted = {e.id: [corrupt(e, vocabulary, generator) for _ in range(config.draws)] for e in examples}
@@ -140,14 +143,13 @@ def set_statistics(
         for chunk in by_length(examples, max(1, config.micro_batch // config.draws)):
             rows = [draw for example in chunk for draw in corrupted[example.id]]
             batch = pad(rows, model.pad_id, model.device)
-            loss = completion_nll(completion_logits(model, batch), batch).sum() / config.draws
+            loss = example_nll(model, batch).sum() / config.draws
             if not torch.isfinite(loss):
                 raise FloatingPointError(
                     "localisation met a loss that is not finite: the adapter or the base is damaged"
                 )
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             done(len(chunk))
-    totals = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in parameters.items()}
     for parameter in parameters.values():
         parameter.grad = None
     return tuple(  # type: ignore[return-value]  # two of them

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  torch's own customary name
 
 from grail.data.batches import PaddedBatch
+from grail.model.lean import lean_of, position_nll
 from grail.model.load import LoadedModel
 
 
@@ -22,6 +23,10 @@ def precision(model: LoadedModel) -> Iterator[None]:
 def completion_hidden(model: LoadedModel, batch: PaddedBatch) -> torch.Tensor:
     """Last hidden states (M, H) at the positions that predict `batch.labels`, in their order and on their device,
     wherever the last layer lies."""
+    lean = lean_of(model.model)
+    sooner = lean.completion_hidden(batch) if lean else None
+    if sooner is not None:
+        return sooner
     decoder = model.model.get_base_model()
     with precision(model):
         hidden: torch.Tensor = decoder.model(
@@ -60,3 +65,11 @@ def row_mean(values: torch.Tensor, batch: PaddedBatch) -> torch.Tensor:
 def completion_nll(logits: torch.Tensor, batch: PaddedBatch) -> torch.Tensor:
     """Mean completion-token negative log-likelihood of each row in nats: logits (M, V) -> (B,)."""
     return row_mean(F.cross_entropy(logits, batch.labels, reduction="none"), batch)
+
+
+def example_nll(model: LoadedModel, batch: PaddedBatch) -> torch.Tensor:
+    """`completion_nll(completion_logits(...))` (B,), without ever holding the logits where the lean path serves."""
+    hidden = completion_hidden(model, batch)
+    if lean_of(model.model) is None:
+        return completion_nll(head(model, hidden), batch)
+    return row_mean(position_nll(hidden, model.model.get_base_model().lm_head.weight, batch.labels), batch)

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from grail.data.tokenise import TokenisedExample, Tokenizer, tokenise
 from grail.model.adapter import AdapterState, adapter_off, read_saved, with_adapter
+from grail.model.lean import attach
 from grail.model.quantised import quantisation_config
 from grail.types import Example
 
@@ -78,14 +79,16 @@ def load_model(
     reference: Path | None = None,
     device_map: str | None = None,
     quantisation: str = "none",
+    fast: bool = True,
 ) -> LoadedModel:
     """Load `base` with the adapter directory on it, or with a fresh adapter of shape `lora`.
 
     The base is frozen in the chosen precision; adapter tensors are fp32 masters. `device_map` "auto" spreads the layers
     over all devices that there are (accelerate), for models larger than one; `device` then names their kind alone.
-    `quantisation` "int8" or "nf4" keeps the base's projections in 8 or 4 bits (bitsandbytes). Raises OSError when a
-    file is missing, safetensors' own error when one is corrupted, QuantisationMissing, ValueError when neither or both
-    of adapter and lora are given or when a name is not known.
+    `quantisation` "int8" or "nf4" keeps the base's projections in 8 or 4 bits (bitsandbytes). With `fast`, a
+    network that `grail.model.lean` knows is computed by it, to the same numbers. Raises OSError when a file is missing,
+    safetensors' own error when one is corrupted, QuantisationMissing, ValueError when neither or both of adapter and
+    lora are given or when a name is not known.
     """
     if (adapter is None) == (lora is None):
         raise ValueError("give an adapter directory or the shape of a new adapter, one of the two")
@@ -127,6 +130,8 @@ def load_model(
         model.to(where)
     model.eval()
     _freeze_base(model)
+    if fast:
+        attach(model)
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
     context = int(config.max_position_embeddings)
     never = None if reference is None else read_saved(reference)

@@ -17,7 +17,7 @@ from grail.catalogue import FORGET, RETAIN, names
 from grail.config import UnlearnConfig
 from grail.data.batches import PaddedBatch, by_length, pad
 from grail.data.tokenise import TokenisedExample
-from grail.model.forward import completion_logits, completion_nll
+from grail.model.forward import completion_logits, example_nll
 from grail.model.load import LoadedModel
 
 
@@ -57,7 +57,7 @@ def objective(kind: str, name: str, setting: Setting) -> Objective:
 
 def descent(model: LoadedModel, batch: PaddedBatch) -> RowLosses:
     """Plain mean completion NLL."""
-    nll = completion_nll(completion_logits(model, batch), batch)
+    nll = example_nll(model, batch)
     return RowLosses(nll, nll.detach())
 
 

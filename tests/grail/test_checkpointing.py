@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,14 @@ from grail.localise.gradients import per_example_gradients, set_statistics
 from grail.model.adapter import adapter_parameters
 from grail.model.checkpointing import InTrainingMode, NoLayers, checkpointing
 from grail.model.forward import completion_logits, completion_nll
-from grail.model.load import LoadedModel
+from grail.model.load import LoadedModel, load_model
+
+
+@pytest.fixture
+def tiny_model(tiny_base_directory: Path, tiny_adapter_directory: Path) -> Iterator[LoadedModel]:
+    """On the general path: the lean one keeps what it needs by itself."""
+    yield load_model(tiny_base_directory, tiny_adapter_directory, precision="fp32", fast=False)
+
 
 ROWS = [
     TokenisedExample("a", (10, 20, 30, 40, 50, 60), 2),
@@ -146,3 +154,21 @@ def test_a_network_without_such_layers_is_refused_unless_it_is_off() -> None:
         pass
     with pytest.raises(NoLayers, match="off"), checkpointing(plain, on=True):
         pass
+
+
+def test_the_lean_path_steps_aside_where_layers_are_computed_twice(
+    tiny_base_directory: Path, tiny_adapter_directory: Path
+) -> None:
+    lean = load_model(tiny_base_directory, tiny_adapter_directory, precision="fp32")
+    calls: list[int] = []
+    compute = lean.model.get_base_model().model.layers[1].mlp.forward
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            type(lean.model.get_base_model().model.layers[1].mlp),
+            "forward",
+            lambda self, x: calls.append(1) or compute(x),
+        )
+        gradients(lean, on=False)
+        assert not calls
+        gradients(lean, on=True)
+        assert calls
