@@ -22,9 +22,11 @@ from transformers import (
     Qwen3Config,
 )
 
+from grail.data.ability import Question
 from grail.data.batches import pad
 from grail.data.tokenise import TokenisedExample
 from grail.localise.gradients import NotPerExample, per_example_gradients
+from grail.metrics.choices import loglikelihoods
 from grail.metrics.likelihood import forced, free_answers
 from grail.model.adapter import adapter_parameters
 from grail.model.forward import completion_logits, completion_nll
@@ -116,6 +118,20 @@ def test_an_answer_read_off_the_teacher_forced_pass_is_the_generated_one(model: 
     handle.remove()
     assert seen and all(seen)  # a strided input would copy the output matrix once for each row
     assert free_answers(model, asked, rows, 4, 64, known=forced(model, rows, 4)) == whole
+
+
+def test_choices_are_as_likely_as_the_model_itself_finds_them(model: LoadedModel) -> None:
+    context, choices = "Longer than the window:", ("a choice longer than it, too", "short", "x", "y", "not so short")
+    other = Question("t/1", "t", "t", "Q:", ("no", "yes"), 0)
+    found = loglikelihoods(model, [Question("t/0", "t", "t", context, choices, 0), other], 8)
+    assert len(found[1]) == 2
+    for choice, value in zip(choices, found[0], strict=True):
+        ids = torch.tensor([model.tokenizer.encode(f"{context} {choice}", add_special_tokens=True)])
+        with torch.no_grad():
+            logits = model.model(input_ids=ids, use_cache=False).logits[0].double()
+        start, rows = len(context), logits.log_softmax(dim=-1)
+        expected = sum(float(rows[at - 1, ids[0, at]]) for at in range(start, ids.shape[1]))
+        assert value == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_layer_that_sees_no_whole_sequences_is_named(tmp_path: Path) -> None:
