@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo test check lint types contracts fast slow up migrate bench teach lock compose clean
+.PHONY: help setup demo test check lint types contracts fast slow up migrate bench paper speed teach lock compose clean
 
 help: ## Say what every target does
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -55,6 +55,14 @@ migrate: $(STAMP) ## Bring the database of GRAIL_DATABASE_URL to the newest sche
 
 bench: $(STAMP) ## What the demo claims, at full size: all people and works, metrics printed
 	@$(BIN)/python bench/demo_quality.py
+
+paper: $(STAMP) ## Go on with the reproduction (hours; resumable), then write its tables and pictures again
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "matplotlib>=3.10,<4"
+	@$(BIN)/python bench/paper.py run
+	@$(BIN)/python bench/paper.py tables
+
+speed: $(STAMP) ## Speed and memory beside the published procedure, both sides in one run
+	@$(BIN)/python -m bench.speed
 
 teach: $(STAMP) ## Teach the demo's starting adapter again
 	@$(BIN)/grail teach --out examples/adapter

@@ -2,8 +2,8 @@
 
 A method is a file in grail/methods, an objective a file in grail/objectives/forget or /retain; its name is the file's.
 At the top it may declare, as plain literals: FIXES (settings that make the method what it is), PRESETS (values for what
-a policy leaves open) and OPTIONS (settings of its own, with their defaults). They are read from the syntax tree, so
-that the service can check a policy without loading torch. Standard library only.
+a policy leaves open), OPTIONS (settings of its own, with their defaults) and LIMITS (what these may be). They are read
+from the syntax tree, so that the service can check a policy without loading torch. Standard library only.
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ from typing import Any
 HERE = Path(__file__).parent
 METHOD, FORGET, RETAIN = "methods", "objectives/forget", "objectives/retain"
 NOT_NAMES = {"__init__", "base"}
-LITERALS = {"FIXES": "fixes", "PRESETS": "presets", "OPTIONS": "options"}
+LITERALS = {"FIXES": "fixes", "PRESETS": "presets", "OPTIONS": "options", "LIMITS": "limits"}
 
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """What a file declares. `fixes` and `presets` map settings of UnlearnConfig to values, `options` map its own;
-    `says` is the first paragraph of its docstring on one line."""
+    """What a file declares. `fixes` and `presets` map settings of UnlearnConfig to values, `options` its own settings
+    to their defaults; `limits` says what an option may be: (lowest, highest), or all words that it knows. `says` is
+    the first paragraph of its docstring on one line."""
 
     fixes: Mapping[str, Any] = field(default_factory=dict)
     presets: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, float | str] = field(default_factory=dict)
+    limits: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     says: str = ""
 
 

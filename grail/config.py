@@ -178,6 +178,11 @@ class UnlearnConfig:
                 raise ValueError(f"the option {name} must be like {known[name]!r}")
             if not (WORD.fullmatch(value) if isinstance(value, str) else math.isfinite(value)):
                 raise ValueError(f"the option {name} must be a finite number or a word, like {known[name]!r}")
+            limits = next((source.limits[name] for source in declared if name in source.limits), None)
+            if limits and isinstance(value, str):
+                _one_of(f"the option {name}", value, limits)
+            elif limits:
+                _within(f"the option {name}", float(value), *limits)
         object.__setattr__(self, "options", {**known, **self.options})
 
     def changed(self, asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ FIXES = {
     "mask_rule": "frozen",
 }  # fmt: skip
 OPTIONS = {"thresholds": "quantile", "mu": 0.75, "sigma": 0.25}
+LIMITS = {"thresholds": ("quantile", "absolute"), "mu": (-1.0, 1.0), "sigma": (0.0, 1e6)}
 
 
 class NothingLocated(ValueError):
@@ -34,8 +35,6 @@ def locate(stats: GradientStats, config: UnlearnConfig, _: torch.Generator) -> M
 
     Domains without forget or retain examples are passed over. Raises NoRetainData, NothingLocated.
     """
-    if config.options["thresholds"] not in ("absolute", "quantile"):
-        raise ValueError("MemFlex's option thresholds must be absolute or quantile")
     domains = sorted({domain for domain, _ in stats.means})
     both = [d for d in domains if {(d, Segment.FORGET), (d, Segment.RETAIN)} <= set(stats.means)]
     if not both:

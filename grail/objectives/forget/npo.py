@@ -15,6 +15,7 @@ from grail.objectives.base import Objective, RowLosses, Setting, descent, label_
 
 PRESETS = {"learning_rate": 2e-3, "forget_weight": 1.0, "retain_weight": 1.0}
 OPTIONS = {"beta": 0.1}
+LIMITS = {"beta": (1e-3, 1e3)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from grail.objectives.base import Objective, RowLosses, Setting, descent
 
 PRESETS = {"learning_rate": 2e-3, "forget_weight": 1.0, "retain_weight": 1.0}
 OPTIONS = {"beta": 2.5, "gamma": 0.0}
+LIMITS = {"beta": (1e-3, 1e3)}
 
 
 @dataclass(frozen=True, slots=True)
