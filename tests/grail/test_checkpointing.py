@@ -117,6 +117,7 @@ def test_less_is_kept_on_the_way_forward(tiny_model: LoadedModel, tapped: bool) 
 def test_each_layer_is_computed_again_only_where_gradients_are_wanted(tiny_model: LoadedModel) -> None:
     calls: list[int] = []
     layer = tiny_model.model.get_base_model().model.layers[1]
+    # Before, not after: computing again ends as soon as the last tensor that is needed is there.
     handle = layer.mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     gradients(tiny_model, on=True)
     assert len(calls) == 2

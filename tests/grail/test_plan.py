@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grail.config import LEAST_STEPS, METHODS, MOST_STEPS, UnlearnConfig
@@ -238,6 +238,7 @@ def test_passes_decide_the_steps_unless_steps_are_given():
     assert dataclasses.replace(config, steps=7).planned_steps([30, 30]) == 7
 
 
+@settings(deadline=None)
 @given(st.integers(1, 50), st.integers(1, 50), st.integers(1, 400), st.integers(1, 64))
 def test_more_work_never_takes_less(items, extra, steps, micro_batch):
     config = UnlearnConfig(steps=steps if steps > 200 else 0, passes=steps, micro_batch=micro_batch)

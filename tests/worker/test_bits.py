@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker.bits import pack, unpack
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 9), max_size=4), st.integers(0, 2**31), st.floats(0, 1))
 def test_any_shape_comes_back(shape: list[int], seed: int, share: float) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -22,6 +23,7 @@ def test_any_shape_comes_back(shape: list[int], seed: int, share: float) -> None
     assert torch.equal(back, mask)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 9), st.integers(1, 9))
 def test_a_transposed_view_comes_back(rows: int, columns: int) -> None:
     mask = (torch.arange(rows * columns) % 3 == 0).reshape(columns, rows).T
