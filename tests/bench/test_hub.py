@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-
-from bench.reproduction.hub import NotThatFormat, read_domain
+from reproduction.hub import NotThatFormat, read_domain
 
 
 def split(kind: str, people: list[str], part: str) -> list[dict[str, str]]:
