@@ -62,7 +62,7 @@ paper: $(STAMP) ## Go on with the reproduction (hours; resumable), then write it
 	@$(BIN)/python bench/paper.py tables
 
 speed: $(STAMP) ## Speed and memory beside the published procedure, both sides in one run
-	@$(BIN)/python -m bench.speed
+	@$(BIN)/python bench/speed.py
 
 teach: $(STAMP) ## Teach the demo's starting adapter again
 	@$(BIN)/grail teach --out examples/adapter

@@ -19,14 +19,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from peft import LoraConfig
+from provenance import commit
 
 from grail.data.ability import TASKS, AbilityDataMissing, Question, load_task, sample
 from grail.metrics.ability import ROWS_AT_ONCE, Ability, AbilityChange, ability_change, measure_ability
 from grail.metrics.intervals import Estimate
 from grail.model.adapter import adapter_off
 from grail.model.bundled import NAME, NOTE, bundled_model
-from grail.model.load import LoadedModel, load_model
+from grail.model.load import LoadedModel, load_model, lora_shape
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "general"
 OFF = "off"
@@ -73,7 +73,7 @@ def loaded(base: Path, adapter: str, precision: str) -> LoadedModel:
     """The base model with an adapter directory; for `off` with a fresh adapter, to be switched off."""
     if adapter != OFF:
         return load_model(base, Path(adapter), precision=precision)
-    return load_model(base, None, precision=precision, lora=LoraConfig(r=1, target_modules="all-linear"))
+    return load_model(base, None, precision=precision, lora=lora_shape(1))
 
 
 def measured(
@@ -155,6 +155,7 @@ def main() -> int:
     if not questions:
         return 0
     base = asked.base or bundled_model()
+    print(f"commit {commit()}")
     name = f"{NAME}, {NOTE}" if asked.base is None else str(base)
     states: dict[str, dict[str, Ability]] = {}
     for adapter in asked.adapter:

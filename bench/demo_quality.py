@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import argparse
 import math
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+
+from provenance import commit
 
 from cli.facts import EXAMPLES, Fact, demo_facts, subjects
 from grail.config import GateConfig, UnlearnConfig
@@ -39,9 +40,8 @@ from grail.model.load import LoadedModel, as_reference, load_model
 from grail.report import environment
 from grail.run import held_out, localise, unlearn
 from grail.train import TrainLog
-from grail.types import Example, Progress, Role, Segment
+from grail.types import Example, Role, Segment
 
-ROOT = Path(__file__).resolve().parents[1]
 HALF = 6
 """People and works of each domain that the demo requests: the first ones in the files."""
 SHOWN = 4
@@ -150,10 +150,6 @@ class Outcome:
     regions: str
 
 
-def quiet(_: Progress) -> None:
-    """Progress is not shown: the output is meant to be kept."""
-
-
 def run(model: LoadedModel, cast: Cast, config: UnlearnConfig, gate: GateConfig, clock: Clock) -> Outcome:
     """The whole path on a loaded model, whose adapter is the candidate afterwards."""
     rows = [*cast.asked, *cast.standing]
@@ -166,18 +162,17 @@ def run(model: LoadedModel, cast: Cast, config: UnlearnConfig, gate: GateConfig,
     items = [row for row in rows if row.role is Role.ITEM and row.id not in known]
     without = held_out(items, config)
     with clock.time("localise"):
-        masks = localise(model, items, config, quiet, without=without)
+        masks = localise(model, items, config, without=without)
     with clock.time("unlearn"):
         accuracy = {item.id: reference[item.id].accuracy for item in items}
-        state, log = unlearn(
-            model, items, masks, config, reference_accuracy=accuracy, without=without, report=quiet
-        )  # fmt: skip
+        state, log = unlearn(model, items, masks, config, reference_accuracy=accuracy, without=without)
     write_state(model.model, state)
     with clock.time("score the candidate"):
         candidate = measure(model, rows, generate=True)
         after = accuracy_by_domain(cast.unasked, measure(model, cast.unasked, generate=False))
     result = compare(rows, original, candidate, reference, gate, held_out=without)
-    shares = ", ".join(f"{name} {masks.summary[name]['share']:.1%}" for name in ("op_ur", "op_rr"))
+    regions = masks.summary if masks else {}  # a method or a setting may have none
+    shares = ", ".join(f"{name} {regions[name]['share']:.1%}" for name in ("op_ur", "op_rr") if name in regions)
     return Outcome(result, log, {domain: (before[domain], after[domain]) for domain in before}, shares)
 
 
@@ -255,17 +250,6 @@ def show_answers(result: EvalResult) -> None:
 def show_answer(row: Row) -> None:
     """One question with its answers."""
     print(f"  {row.example.prompt}\n    before {row.before.answer}\n    after  {row.after.answer}")
-
-
-def commit() -> str:
-    """The commit that was measured, and whether the tree held more than it."""
-    try:
-        git = ["git", "-C", str(ROOT)]
-        name = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
-        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return name.strip() + (" with uncommitted changes" if changed.strip() else "")
 
 
 def main() -> int:

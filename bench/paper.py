@@ -13,18 +13,20 @@ absent is said so, and what needs it is left out.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from statistics import median
 
-from reproduction.data import ROOT, DataAbsent
+from provenance import commit
+from reproduction.data import DataAbsent
 from reproduction.locks import held
 from reproduction.results import of_grid, path_of, read, reference_key, write
 from reproduction.rows import Task, learning_rate, queue
 from reproduction.runs import Bench, reference, run
+
+from grail.report import environment
 
 GUESS_SECONDS = 300.0
 """What a run is taken to last before any has been timed."""
@@ -99,13 +101,18 @@ def done(task: Task, benches: dict[tuple[str, str], Bench]) -> bool:
         with held(key, wait=True):
             if not path_of(key).is_file():
                 print(f"{key} ...", flush=True)
-                write(key, {"rows": reference(bench, free=task.half != "development"), **stamp()})
+                write(key, {"rows": reference(bench, free=task.half != "development"), **stamp(bench)})
         print(f"{task.key} ({len(left())} left, about {len(left()) * seconds_each() / 60:.0f} min) ...", flush=True)
         result = run(bench, task, rate, read(key)["rows"]["adapter off"])
-        write(task.key, {"task": task.key, "row": task.row, "seed": task.seed, **result, **stamp()})
+        write(task.key, {"task": task.key, "row": task.row, "seed": task.seed, **result, **stamp(bench)})
         chs, hs = (of_grid(task, name) for name in ("chs", "hs"))
         print(f"  HS {hs:.1f}, cHS {chs:.1f}, {sum(result['seconds'].values()):.0f} s", flush=True)
     return True
+
+
+def stamp(bench: Bench) -> dict[str, object]:
+    """Commit and environment of a result."""
+    return {"commit": commit(), "environment": environment(bench.model)}
 
 
 def tabulate(_: argparse.Namespace) -> int:
@@ -123,22 +130,6 @@ def told(what: str) -> Iterator[None]:
     start = time.monotonic()
     yield
     print(f"{what}: {time.monotonic() - start:.0f} s")
-
-
-def stamp() -> dict[str, object]:
-    """Commit and environment of a result."""
-    import peft
-    import torch
-    import transformers
-
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "describe", "--always", "--dirty"],  # noqa: S607  whatever git there is
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__}
-    return {"commit": commit, "environment": {**versions, "threads": torch.get_num_threads()}}
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from provenance import commit
+
 from cli.facts import EXAMPLES, read_facts
 from grail.config import UnlearnConfig
 from grail.plan import Estimate, ModelShape, Placement, Workload, cpu, estimate
@@ -136,7 +138,7 @@ def calibrate(precision: str) -> float:
     """Training FLOP/s of this machine: passes over the first facts, forward and back, counted by the plan's own
     formula."""
     from grail.data.batches import pad
-    from grail.methods.base import descent
+    from grail.objectives import descent
 
     model = load(precision)
     examples = examples_of(4)
@@ -193,6 +195,7 @@ def show(size: int, result: dict, guess: Estimate) -> None:
 def compare(chosen: list[int], precision: str) -> None:
     """Calibrate, run each size, and print both sides."""
     rate = float(child("--calibrate", "--precision", precision))  # type: ignore[arg-type]
+    print(f"commit {commit()}")
     print(f"training rate of one thread: {rate / 1e9:.1f} GFLOP/s")
     device = dataclasses.replace(cpu(1), flop_per_second=rate)
     shape, entries = sizes()

@@ -1,8 +1,8 @@
 """How fast the library is against the plain procedure, and which share of the machine it uses.
 
-    python -m bench.speed                       everything, three repeats
-    python -m bench.speed --repeats 5 --rows 96
-    python -m bench.speed --general             the library without its fast path
+    python bench/speed.py                       everything, three repeats
+    python bench/speed.py --repeats 5 --rows 96
+    python bench/speed.py --general             the library without its fast path
 
 Three kinds of work on the bundled model with the example adapter: localisation (per-example squared gradients of
 three corruptions), one pass of masked unlearning (ascent, both regions, steps of 16) and the teacher-forced evaluation
@@ -34,8 +34,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from plain import PlainModel, plain_evaluation, plain_localisation, plain_model, plain_unlearning
+from provenance import commit
 
-from bench.plain import PlainModel, plain_evaluation, plain_localisation, plain_model, plain_unlearning
 from grail.config import UnlearnConfig
 from grail.data.tokenise import TokenisedExample
 from grail.localise.gradients import corrupt, set_statistics
@@ -286,7 +287,7 @@ def show(mine: Ours, data: Data, kinds: list[str], found: Timings, peak: Timing)
 
 def peak_memory(kind: str, side: str, general: bool) -> int:
     """Bytes: the peak of a process that does one kind of work of one side."""
-    command = [sys.executable, "-m", "bench.speed", "--memory-of", kind, side, *(["--general"] if general else [])]
+    command = [sys.executable, str(Path(__file__)), "--memory-of", kind, side, *(["--general"] if general else [])]
     return int(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
@@ -325,7 +326,7 @@ def main() -> int:
     plain = plain_model(bundled_model(), ADAPTER, mine.model.pad_id)
     data = load_data(mine.model, asked.rows)
     print(f"{NAME}, {NOTE}; {len(data.rows)} rows of KnowUnDo's privacy half; {torch.get_num_threads()} threads")
-    print(", ".join(f"{name} {value}" for name, value in environment(mine.model).items()), flush=True)
+    print(f"commit {commit()}; " + ", ".join(f"{n} {v}" for n, v in environment(mine.model).items()), flush=True)
     found, peak = measure(mine, plain, data, kinds, asked.repeats)
     show(mine, data, kinds, found, peak)
     if not asked.no_memory:

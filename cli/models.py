@@ -51,19 +51,19 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return items
 
 
-def settings_of(pairs: list[str]) -> dict[str, Any]:
+def settings_of(pairs: list[str], option: str = "--set") -> dict[str, Any]:
     """`gate.min_rs=90` -> {"gate": {"min_rs": 90}}; values are JSON, or else words. Raises BadParameter."""
     found: dict[str, Any] = {}
     for pair in pairs:
         name, sign, value = pair.partition("=")
         if not (name and sign):
-            raise typer.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint="--set")
+            raise typer.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint=option)
         place = found
         *parents, last = name.split(".")
         for parent in parents:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
-                raise typer.BadParameter(f"{parent} is set twice", param_hint="--set")
+                raise typer.BadParameter(f"{parent} is set twice", param_hint=option)
         try:
             place[last] = json.loads(value)
         except ValueError:

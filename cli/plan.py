@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from cli.facts import Fact, read_facts
 from cli.failures import CommandFailed
-from cli.models import read_object
+from cli.models import read_object, settings_of
 from cli.plan_view import Question, as_json, show_plan
 from cli.show import show_json
 from grail.config import PRECISIONS, UnlearnConfig
@@ -81,27 +80,16 @@ def plan(
 
 def _config(pairs: Sequence[str], precision: str, *, on_cpu: bool) -> UnlearnConfig:
     """Training settings, defaults but for those named. Raises CommandFailed that names the wrong one."""
+    found = settings_of(list(pairs), "--policy-setting")
+    given = {"precision": precision, **found.pop("unlearn", {}), **found}  # with or without `unlearn.` in front
     known = {field.name for field in fields(UnlearnConfig)}
-    given: dict[str, Any] = {"precision": precision}
-    for pair in pairs:
-        name, sign, value = pair.partition("=")
-        name = name.removeprefix("unlearn.")
-        if not sign or name not in known:
-            raise CommandFailed(f"{pair!r} names no training setting", f"Known: {', '.join(sorted(known))}.")
-        given[name] = _value(value)
+    if strangers := sorted(set(given) - known):
+        raise CommandFailed(f"{strangers[0]!r} names no training setting", f"Known: {', '.join(sorted(known))}.")
     try:
         return effective(UnlearnConfig(**given), bf16=_native_bf16() or not on_cpu)
     except (TypeError, ValueError) as error:
         reason = str(error) if isinstance(error, ValueError) else "a setting has the wrong kind of value"
         raise CommandFailed(reason, f"Precisions are {', '.join(PRECISIONS)}; numbers are plain numbers.") from None
-
-
-def _value(text: str) -> Any:
-    """JSON, or else the word."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def _native_bf16() -> bool:

@@ -43,41 +43,31 @@ def teach(
 ) -> None:
     """Teach a LoRA adapter questions and answers until it knows them; prints the accuracy it reached."""
     import torch
-    from peft import LoraConfig
 
-    from grail.config import UnlearnConfig
     from grail.evaluate import measure
     from grail.model.adapter import save_adapter
     from grail.model.bundled import bundled_model
-    from grail.model.load import load_model
-    from grail.train import teach as train
+    from grail.model.load import load_model, lora_shape
+    from grail.run import teach as train
 
     if base is not None and not (base / "config.json").is_file():
         raise CommandFailed(f"{base} holds no config.json", "Name the directory of a model in transformers' form.")
     chosen = [fact for path in facts for fact in read_facts(path)] if facts else demo_facts()
     chosen = [fact for fact in chosen if fact.segment == "retain" or not retain_only]
     torch.manual_seed(seed)  # a fresh adapter's A matrices are drawn by PEFT from the global generator
-    shape = LoraConfig(
-        r=rank, lora_alpha=2 * rank, target_modules="all-linear", lora_dropout=0.0, task_type="CAUSAL_LM"
-    )
-    model = load_model(base or bundled_model(), None, lora=shape)
+    model = load_model(base or bundled_model(), None, lora=lora_shape(rank))
     rows = to_examples(chosen)
-    pool = {"all": [model.tokenise(row) for row in rows]}  # teaching knows no domains: full micro-batches of any
-    config = UnlearnConfig(
-        steps=max(1, passes * len(rows) // examples_per_step),
-        examples_per_step=examples_per_step,
-        learning_rate=learning_rate,
-        score_every_steps=100_000,
-        micro_batch=examples_per_step,
-        seed=seed,
-    )
     with Bar(console=console) as bar:
-        task = bar.add_task(f"teaching {len(rows)} questions", total=config.steps)
+        task = bar.add_task(f"teaching {len(rows)} questions", total=None)
 
         def show(progress: Progress) -> None:
-            bar.update(task, completed=progress.step, description=f"loss {progress.losses.get('retain', 0):.3f}")
+            loss = progress.losses.get("retain", 0)
+            bar.update(task, total=progress.steps, completed=progress.step, description=f"loss {loss:.3f}")
 
-        train(model, pool, config, show)
+        train(
+            model, rows, passes=passes, examples_per_step=examples_per_step, learning_rate=learning_rate, seed=seed,
+            report=show,
+        )  # fmt: skip
     save_adapter(model.model, out)
     scores = measure(model, rows, generate=False)
     for kind, wanted in (("facts", True), ("paraphrases", False)):

@@ -12,6 +12,7 @@ from itertools import count
 
 import torch
 
+from grail import train
 from grail.checkpoint import Resume
 from grail.config import UnlearnConfig
 from grail.data.tokenise import TokenisedExample
@@ -23,7 +24,6 @@ from grail.model.adapter import AdapterState
 from grail.model.load import LoadedModel
 from grail.selection import CheckpointScore
 from grail.train import TrainLog, trains
-from grail.train import unlearn as train
 from grail.types import Domain, Example, Report, Segment, ignore_progress
 
 Sets = dict[tuple[Domain, Segment], list[TokenisedExample]]
@@ -100,7 +100,31 @@ def unlearn(
     Raises NonFinite, AdapterDidNotMove, TooLong.
     """
     score = checkpoint_scorer(model, items, without, reference_accuracy)
-    return train(model, sets_of(model, items, without), masks, config, score=score, report=report, resume=resume)
+    sets = sets_of(model, items, without)
+    return train.unlearn(model, sets, masks, config, score=score, report=report, resume=resume)
+
+
+def teach(
+    model: LoadedModel,
+    items: Sequence[Example],
+    *,
+    passes: int,
+    examples_per_step: int,
+    learning_rate: float,
+    seed: int,
+    report: Report = ignore_progress,
+) -> TrainLog:
+    """Plain descent on every item, `passes` times: how a starting adapter or a reference adapter is made. Teaching
+    knows no domains, so that micro-batches are full. Raises NonFinite, AdapterDidNotMove, TooLong."""
+    config = UnlearnConfig(
+        steps=max(1, passes * len(items) // examples_per_step),
+        examples_per_step=examples_per_step,
+        learning_rate=learning_rate,
+        score_every_steps=100_000,
+        micro_batch=examples_per_step,
+        seed=seed,
+    )
+    return train.teach(model, {"all": [model.tokenise(item) for item in items]}, config, report)[1]
 
 
 def checkpoint_scorer(

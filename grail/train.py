@@ -28,6 +28,7 @@ from grail.objectives.base import Objective, Setting, descent, objective
 from grail.selection import CheckpointScore, Selection
 from grail.types import Domain, Progress, Report, Segment, ignore_progress
 
+Gradients = dict[str, torch.Tensor]
 TrainingData = Mapping[tuple[Domain, Segment], Sequence[TokenisedExample]]
 Scorer = Callable[[], CheckpointScore]
 """Scores the live model; passed in by the caller, so that this module knows no metric."""
@@ -131,7 +132,7 @@ def _backward(model: LoadedModel, side: Side, chunk: Sequence[TokenisedExample],
 
 def contribution(
     model: LoadedModel, side: Side, groups: Sequence[Sequence[TokenisedExample]], micro_batch: int
-) -> tuple[dict[str, torch.Tensor], float]:
+) -> tuple[Gradients, float]:
     """One side's masked gradient and mean NLL (see `backward`). Leaves `.grad` empty. Raises NonFinite."""
     parameters = adapter_parameters(model.model)
     nll = backward(model, side, groups, micro_batch)
@@ -159,9 +160,6 @@ def weighted_chunks(
             weights.setdefault(example, []).append(1.0 / (len(groups) * len(group)))
     for chunk in by_length([example for group in groups for example in group], micro_batch):
         yield chunk, [weights[example].pop() for example in chunk]
-
-
-Gradients = dict[str, torch.Tensor]
 
 
 def by_contribution(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from reproduction.figures import draw_all
@@ -181,7 +181,7 @@ HONEST_HEAD = [
 def honest() -> Table:
     """Calibrated success of what was requested, retention of what nobody trained on, distance from the reference."""
     ordered = sorted(((name, found_of(row)) for name, row in ROWS.items()), key=lambda r: -_chs(r[1]))
-    lines = [line for name, found in ordered if found for line in [_honest(name, found)]]
+    lines = [_honest(name, found) for name, found in ordered if found]
     fixed = [_honest(name, {0: row}) for name, row in references().items()]
     return HONEST_HEAD, fixed + lines if lines else []
 
@@ -255,6 +255,3 @@ def _csv(path: Path, head: Sequence[str], lines: Sequence[Sequence[str]]) -> Non
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([head, *lines])
-
-
-Drawn = Callable[[Path], list[tuple[str, Path]]]

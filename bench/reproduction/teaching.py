@@ -9,14 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from peft import LoraConfig
 
-from grail.config import UnlearnConfig
 from grail.evaluate import accuracies
 from grail.model.adapter import read_saved, save_adapter, write_state
 from grail.model.bundled import bundled_model
-from grail.model.load import LoadedModel, load_model
-from grail.train import teach
+from grail.model.load import LoadedModel, load_model, lora_shape
+from grail.run import teach
 from grail.types import Example, Progress, Segment
 from reproduction.data import ROOT, Corpus
 
@@ -38,10 +36,7 @@ def make(corpus: Corpus, kind: str) -> Path:
     if (target / "taught.json").is_file():
         return target
     torch.manual_seed(0)  # a fresh adapter's A matrices are drawn by PEFT from the global generator
-    shape = LoraConfig(
-        r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", lora_dropout=0.0, task_type="CAUSAL_LM"
-    )
-    model = load_model(bundled_model(), None, lora=shape)
+    model = load_model(bundled_model(), None, lora=lora_shape(RANK))
     rows = [e for e in corpus.examples if kind == "vanilla" or e.segment is Segment.RETAIN]
     start, rounds = time.monotonic(), 0
     _teach(model, rows, PASSES, LEARNING_RATE, 0)
@@ -61,11 +56,6 @@ def make(corpus: Corpus, kind: str) -> Path:
 
 
 def _teach(model: LoadedModel, rows: Sequence[Example], passes: int, learning_rate: float, seed: int) -> None:
-    pool = {"all": [model.tokenise(row) for row in rows]}  # teaching knows no domains: full micro-batches of any
-    config = UnlearnConfig(
-        steps=passes * len(rows) // EXAMPLES_PER_STEP, examples_per_step=EXAMPLES_PER_STEP, seed=seed,
-        learning_rate=learning_rate, micro_batch=EXAMPLES_PER_STEP, score_every_steps=100_000,
-    )  # fmt: skip
     start = time.monotonic()
 
     def show(progress: Progress) -> None:
@@ -74,7 +64,10 @@ def _teach(model: LoadedModel, rows: Sequence[Example], passes: int, learning_ra
             loss = progress.losses.get("retain", 0.0)
             print(f"  step {progress.step}/{progress.steps} loss {loss:.3f}, {left / 60:.0f} min left", flush=True)
 
-    teach(model, pool, config, show)
+    teach(
+        model, rows, passes=passes, examples_per_step=EXAMPLES_PER_STEP, learning_rate=learning_rate, seed=seed,
+        report=show,
+    )  # fmt: skip
 
 
 def reached(model: LoadedModel, rows: Sequence[Example]) -> dict[str, float]:

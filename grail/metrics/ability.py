@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from grail.data.ability import Question
-from grail.metrics.choices import loglikelihoods, quiet
+from grail.metrics.choices import loglikelihoods
 from grail.metrics.intervals import Estimate, mean_of
-from grail.metrics.likelihood import Done
+from grail.metrics.likelihood import Done, quiet
 from grail.model.load import LoadedModel
 
 NORMED = frozenset({"arc_challenge"})

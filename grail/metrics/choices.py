@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  torch's own customary name
 
 from grail.data.ability import Question
-from grail.metrics.likelihood import TOKENS_AT_ONCE, Done, NonFiniteScore, label_bound
+from grail.metrics.likelihood import TOKENS_AT_ONCE, Done, NonFiniteScore, label_bound, quiet
 from grail.model.forward import head, precision
 from grail.model.load import LoadedModel
 
@@ -45,10 +45,6 @@ class ChoiceWithoutToken(ValueError):
 
     def __init__(self, question_id: str) -> None:
         super().__init__(f"a choice of question {question_id} adds no token to its context: leave the question out")
-
-
-def quiet(_: int) -> None:
-    """The default listener: says nothing."""
 
 
 @dataclass(frozen=True, slots=True)

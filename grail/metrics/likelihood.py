@@ -52,13 +52,13 @@ class Forced:
     best: tuple[int, ...] = field(repr=False)
 
 
-def _nothing(_: int) -> None:
+def quiet(_: int) -> None:
     """The default listener: says nothing."""
 
 
 @torch.no_grad()
 def forced(
-    model: LoadedModel, examples: Sequence[TokenisedExample], micro_batch: int, done: Done = _nothing
+    model: LoadedModel, examples: Sequence[TokenisedExample], micro_batch: int, done: Done = quiet
 ) -> dict[str, Forced]:
     """Teacher-forced scores by example id. `done` is told how many more are scored. Raises NonFiniteScore."""
     found: dict[str, Forced] = {}
@@ -158,7 +158,7 @@ def free_answers(
     tokenised: Sequence[TokenisedExample],
     micro_batch: int,
     max_new_tokens: int,
-    done: Done = _nothing,
+    done: Done = quiet,
     known: Mapping[str, Forced] | None = None,
 ) -> dict[str, tuple[str, str]]:
     """(greedy answer, text it should have been) of each example, by id: what a user sees. With the teacher-forced

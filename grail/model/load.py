@@ -68,6 +68,13 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16
 
 
+def lora_shape(rank: int) -> LoraConfig:
+    """A new adapter: LoRA on all linear layers, scaled by 2, without dropout."""
+    return LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules="all-linear", lora_dropout=0.0, task_type="CAUSAL_LM"
+    )
+
+
 def load_model(
     base: Path,
     adapter: Path | None,

@@ -9,12 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grail.config import LEAST_STEPS, METHODS, MOST_STEPS, UnlearnConfig
+from grail.evaluate import MICRO_BATCH
 from grail.methods import needs_gradients
-from grail.plan import NAMED_SHAPES, Device, ModelShape, Placement, Workload, cpu, device_named, estimate, plan
+from grail.metrics.likelihood import ANSWER_SLACK, TOKENS_AT_ONCE
+from grail.plan import NAMED_SHAPES, Device, ModelShape, Placement, Workload, cpu, device_named, estimate, plan, seconds
 from grail.plan.devices import GIGABYTE
 from grail.plan.fit import Estimate
 from grail.plan.memory import RUNTIME_BYTES, layer_bytes, weight_bytes
 from grail.plan.seconds import FORWARD_GAIN, OPTIMISER_PASSES, REGION_SECONDS_PER_ENTRY
+
+
+def test_what_is_copied_because_plan_imports_nothing_is_what_is_measured_with():
+    assert (seconds.FORWARD_ROWS, seconds.FORWARD_TOKENS) == (MICRO_BATCH, TOKENS_AT_ONCE)
+    assert seconds.ANSWER_SLACK == ANSWER_SLACK
+
 
 SMOLLM2_135M = {
     "hidden_size": 576,
