@@ -24,7 +24,7 @@ from grail.localise.regions import MaskSet
 from grail.methods import locator, needs_gradients
 from grail.metrics.likelihood import forced, free_answers
 from grail.metrics.rouge import rouge_l
-from grail.model.adapter import AdapterState, adapter_off, read_saved, save_adapter, write_state
+from grail.model.adapter import AdapterState, adapter_off, read_saved, save_adapter, state_digest, write_state
 from grail.model.bundled import bundled_model
 from grail.model.load import LoadedModel, load_model
 from grail.run import Sets, checkpoint_scorer, held_out, sets_of
@@ -108,7 +108,9 @@ class Bench:
         self, name: str, examples: Sequence[TokenisedExample], config: UnlearnConfig, *, keep: bool
     ) -> dict[str, torch.Tensor]:
         """Squares (s/...) and means (m/...) of one set, in one dictionary."""
-        path = CACHE / "statistics" / f"{name}.safetensors"
+        shaped = [state_digest(self.vanilla), str(config.draws), *(example.id for example in examples)]
+        mark = hashlib.sha256("\n".join(shaped).encode()).hexdigest()[:12]
+        path = CACHE / "statistics" / f"{name}-{mark}.safetensors"
         with held(name, wait=True):
             if keep and path.is_file():
                 return load_file(path)
@@ -170,7 +172,8 @@ def run(bench: Bench, task: Task, learning_rate: float | None, off: Measured) ->
     if task.seed == 0 and task.half == "table":
         save_adapter(bench.model.model, CACHE / "adapters" / task.key)
     return {
-        "settings": config.as_dict(), "held_out": sorted(without), "seconds": bench.clock,
+        "vanilla": state_digest(bench.vanilla), "settings": config.as_dict(), "held_out": sorted(without),
+        "seconds": bench.clock,
         "logs": [_log(log) for log in logs],
         "regions": regions, "legs": dict(zip([">".join(d) for d in legs], results, strict=True)),
     }  # fmt: skip
