@@ -1,6 +1,6 @@
 """The other side of bench/speed.py: the same work as a user of transformers and PEFT writes it, one row at a time.
 
-As in the published implementation: the base in bf16, batch 1, labels inside the row, loss from the model itself, so
+As in the published implementation: batch 1, labels inside the row, loss from the model itself, so
 that logits are computed at every position; `width` pads each row to a fixed length, None does not pad. Nothing here is
 of the library but the token ids and the corruptions.
 """
@@ -28,12 +28,12 @@ class PlainModel:
     pad_id: int
 
 
-def plain_model(base: Path, adapter: Path, pad_id: int) -> PlainModel:
-    """The base in bf16 with the adapter on it, transformers' and PEFT's defaults otherwise."""
+def plain_model(base: Path, adapter: Path, pad_id: int, precision: torch.dtype) -> PlainModel:
+    """The base in `precision` with the adapter on it, transformers' and PEFT's defaults otherwise."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    loaded = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16, local_files_only=True)
+    loaded = AutoModelForCausalLM.from_pretrained(base, dtype=precision, local_files_only=True)
     model = PeftModel.from_pretrained(loaded, adapter, is_trainable=True)
     model.eval()
     named = {n.replace(".default.", "."): p for n, p in model.named_parameters() if p.requires_grad}

@@ -6,8 +6,9 @@
 
 Three kinds of work on the bundled model with the example adapter: localisation (per-example squared gradients of
 three corruptions), one pass of masked unlearning (ascent, both regions, steps of 16) and the teacher-forced evaluation
-of a checkpoint. The other side is what a user of transformers and PEFT writes and the published code does: bf16 base,
-one row at a time, logits at every position, rows padded to a fixed length; and the same loop without padding.
+of a checkpoint. The other side is what a user of transformers and PEFT writes and the published code does: one row
+at a time, logits at every position, rows padded to a fixed length; and the same loop without padding. Both sides in the
+precision that the service would choose on this machine, or in the one named by --precision.
 
 Both sides run in one process, by turns, on the same threads. What is compared is seconds a row: the plain side is given
 a few rows of the same length distribution, other ones each repeat. The machine may be shared and noisy: the ratio of
@@ -15,9 +16,9 @@ each repeat stands alone, and the lowest and highest are shown; process time is 
 `--threads 1` on a busy machine it is the figure to read (threads that wait for each other there count their waiting).
 Peak memory is of one process for each side.
 
-The share of the peak is the arithmetic of grail/plan.py over real tokens (no padding) and seconds, over what a bf16
-product of two 2048 x 2048 matrices reaches in the same run: once as plan.py counts (every draw whole, logits at every
-token), once only what has to be computed (logits at label positions, a prompt that rows share once).
+The share of the peak is the arithmetic of grail/plan.py over real tokens (no padding) and seconds, over what a product
+of two 2048 x 2048 matrices reaches in the same precision and run: once as plan.py counts (every draw whole, logits at
+every token), once only what has to be computed (logits at label positions, a prompt that rows share once).
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ import torch
 from plain import PlainModel, plain_evaluation, plain_localisation, plain_model, plain_unlearning
 from provenance import commit
 
-from grail.config import UnlearnConfig
+from grail.config import PRECISIONS, UnlearnConfig
 from grail.data.tokenise import TokenisedExample
 from grail.localise.gradients import corrupt, set_statistics
 from grail.metrics.likelihood import forced
@@ -134,9 +135,9 @@ class Ours:
         return {key: score.nll for key, score in forced(self.model, rows, EVALUATED_AT_ONCE).items()}
 
 
-def ours(*, fast: bool) -> Ours:
+def ours(precision: str, *, fast: bool) -> Ours:
     """The model under the library, with masks of a tenth of each tensor (which entries does not matter to speed)."""
-    model = load(fast=fast)
+    model = load(precision, fast=fast)
     generator = torch.Generator().manual_seed(1)
     masks = {
         name: torch.rand(parameter.shape, generator=generator) < 0.1
@@ -145,9 +146,9 @@ def ours(*, fast: bool) -> Ours:
     return Ours(model, UnlearnConfig(learning_rate=1e-5), masks)
 
 
-def load(*, fast: bool) -> LoadedModel:
+def load(precision: str, *, fast: bool) -> LoadedModel:
     """The bundled model with the example adapter."""
-    return load_model(bundled_model(), ADAPTER, precision="bf16", fast=fast)
+    return load_model(bundled_model(), ADAPTER, precision=precision, fast=fast)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +166,10 @@ def timed(work: Callable[[], object], rows: int) -> Timing:
     return Timing((time.perf_counter() - wall) / rows, (time.process_time() - cpu) / rows)
 
 
-def peak_flop_per_second() -> Timing:
-    """The best of several bf16 products of two 2048 x 2048 matrices: FLOP per second of the wall, and of process time
+def peak_flop_per_second(precision: torch.dtype) -> Timing:
+    """The best of several products of two 2048 x 2048 matrices: FLOP per second of the wall, and of process time
     of one thread."""
-    left, right = (torch.randn(2048, 2048, generator=torch.Generator().manual_seed(0)).bfloat16() for _ in range(2))
+    left, right = (torch.randn(2048, 2048, generator=torch.Generator().manual_seed(0)).to(precision) for _ in range(2))
     times = [timed(lambda: left @ right, 1) for _ in range(12)]
     work = 2.0 * 2048**3
     return Timing(work / min(t.wall for t in times), work / min(t.cpu for t in times))
@@ -237,7 +238,7 @@ def measure(mine: Ours, plain: PlainModel, data: Data, kinds: list[str], repeats
     """Every side of every kind by turns, and the peak as the best of all turns; a short turn before is not counted."""
     found: Timings = {(kind, side): [] for kind in kinds for side in SIDES}
     warm = Data(data.forget[:8], data.retain[:8])
-    peak = peak_flop_per_second()
+    peak = peak_flop_per_second(mine.model.precision)
     for turn in range(repeats):
         for kind in kinds:
             if turn == 0:
@@ -248,7 +249,7 @@ def measure(mine: Ours, plain: PlainModel, data: Data, kinds: list[str], repeats
                 )  # fmt: skip
                 found[kind, side].append(timed(*work))
                 print(f"  turn {turn} {kind:9} {side:7} {1000 * found[kind, side][-1].wall:9.1f} ms a row", flush=True)
-            again = peak_flop_per_second()
+            again = peak_flop_per_second(mine.model.precision)
             peak = Timing(max(peak.wall, again.wall), max(peak.cpu, again.cpu))
     return found, peak
 
@@ -259,10 +260,15 @@ def span(values: list[float], form: str) -> str:
     return f"{middle} ({low}..{high})"
 
 
+def name_of(precision: torch.dtype) -> str:
+    """`bf16` or `fp32`."""
+    return {torch.bfloat16: "bf16", torch.float32: "fp32"}[precision]
+
+
 def show(mine: Ours, data: Data, kinds: list[str], found: Timings, peak: Timing) -> None:
     """Ratios and shares, each the median and the range of the repeats."""
     print(
-        f"\npeak of a bf16 product of 2048 x 2048: {peak.wall / 1e9:.0f} GFLOP/s, "
+        f"\npeak of a {name_of(mine.model.precision)} product of 2048 x 2048: {peak.wall / 1e9:.0f} GFLOP/s, "
         f"{peak.cpu / 1e9:.0f} in a second of process time"
     )
     for kind in kinds:
@@ -285,19 +291,20 @@ def show(mine: Ours, data: Data, kinds: list[str], found: Timings, peak: Timing)
             print(f"  share of the peak, {title}: {span(wall, '.0f')} %, of process time {span(cpu, '.0f')} %")
 
 
-def peak_memory(kind: str, side: str, general: bool) -> int:
+def peak_memory(kind: str, side: str, precision: str, general: bool) -> int:
     """Bytes: the peak of a process that does one kind of work of one side."""
-    command = [sys.executable, str(Path(__file__)), "--memory-of", kind, side, *(["--general"] if general else [])]
+    command = [sys.executable, str(Path(__file__)), "--memory-of", kind, side, "--precision", precision]
+    command += ["--general"] if general else []
     return int(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
-def memory_child(kind: str, side: str, rows: int, *, fast: bool) -> None:
+def memory_child(kind: str, side: str, rows: int, precision: str, *, fast: bool) -> None:
     """Do the work once and print this process's peak resident bytes; only the side's own model is loaded whole."""
-    mine = ours(fast=fast)
+    mine = ours(precision, fast=fast)
     data = load_data(mine.model, rows)
     work, _ = our_work(kind, mine, data)
     if side != "ours":
-        plain = plain_model(bundled_model(), ADAPTER, mine.model.pad_id)
+        plain = plain_model(bundled_model(), ADAPTER, mine.model.pad_id, mine.model.precision)
         work, _ = plain_work(kind, mine, plain, data, 0, padded=side == "padded")
         mine.model.model = mine.model.model.to("meta")
     work()
@@ -311,6 +318,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=96, help="of the library's side, half forget and half retain")
     parser.add_argument("--kind", choices=KINDS, action="append", help="only this kind of work")
     parser.add_argument("--general", action="store_true", help="without the fast path")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of both sides; auto: as the service")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-memory", action="store_true", help="skip the peaks of memory")
     parser.add_argument("--memory-of", nargs=2, metavar=("KIND", "SIDE"), help=argparse.SUPPRESS)
@@ -319,11 +327,11 @@ def main() -> int:
         raise SystemExit(f"the data is not there: put KnowUnDo's privacy half into {DATA}")
     torch.set_num_threads(asked.threads)
     if asked.memory_of:
-        memory_child(*asked.memory_of, asked.rows, fast=not asked.general)
+        memory_child(*asked.memory_of, asked.rows, asked.precision, fast=not asked.general)
         return 0
     kinds = list(asked.kind or KINDS)
-    mine = ours(fast=not asked.general)
-    plain = plain_model(bundled_model(), ADAPTER, mine.model.pad_id)
+    mine = ours(asked.precision, fast=not asked.general)
+    plain = plain_model(bundled_model(), ADAPTER, mine.model.pad_id, mine.model.precision)
     data = load_data(mine.model, asked.rows)
     print(f"{NAME}, {NOTE}; {len(data.rows)} rows of KnowUnDo's privacy half; {torch.get_num_threads()} threads")
     print(f"commit {commit()}; " + ", ".join(f"{n} {v}" for n, v in environment(mine.model).items()), flush=True)
@@ -332,7 +340,7 @@ def main() -> int:
     if not asked.no_memory:
         print("\npeak memory of one process, MB")
         for kind in kinds:
-            sizes = [f"{side} {peak_memory(kind, side, asked.general) / 1e6:.0f}" for side in SIDES]
+            sizes = [f"{side} {peak_memory(kind, side, asked.precision, asked.general) / 1e6:.0f}" for side in SIDES]
             print(f"  {kind:9} " + ", ".join(sizes), flush=True)
     return 0
 

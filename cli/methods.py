@@ -23,10 +23,24 @@ def methods(as_json: AsJson = False) -> None:
 
 
 def _table(title: str, rows: Sequence[Declared]) -> None:
-    cells = [[row.name, _pairs(row.fixes), _pairs(row.presets), _pairs(row.options), row.says] for row in rows]
+    cells = [[row.name, _pairs(row.fixes), _pairs(row.presets), _options(row), row.says] for row in rows]
     show_table((title, "FIXES", "PRESETS", "OPTIONS", "WHAT IT DOES"), cells, empty="There is none.")
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
     """Settings with their values, one a line."""
     return "\n".join(f"{name}={shown(value)}" for name, value in values.items()) or "-"
+
+
+def _options(row: Declared) -> str:
+    """Options with their defaults and what they may be, one a line."""
+    return "\n".join(f"{name}={shown(value)}{_limits(row, name)}" for name, value in row.options.items()) or "-"
+
+
+def _limits(row: Declared, name: str) -> str:
+    """` (0.1..3)` or ` (one, other)`."""
+    values = row.limits.get(name)
+    if not values:
+        return ""
+    numbers = not any(isinstance(value, str) for value in values)
+    return f" ({'..'.join(f'{v:g}' for v in values)})" if numbers else f" ({', '.join(map(str, values))})"

@@ -62,7 +62,8 @@ def plan(
     as_json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say how long a job takes, what memory it needs, and with which settings it fits; nothing is loaded."""
-    config = _config(policy_setting or [], precision, on_cpu=device.lower().startswith("cpu"))
+    bf16 = not device.lower().startswith("cpu") or _native_bf16(measure=measure)
+    config = _config(policy_setting or [], precision, bf16=bf16)
     shape = _shape(model)
     entries = _entries(shape, adapter, rank)
     counted = _counted(model, requests, items, tokens)
@@ -78,7 +79,7 @@ def plan(
         show_plan(question, found)
 
 
-def _config(pairs: Sequence[str], precision: str, *, on_cpu: bool) -> UnlearnConfig:
+def _config(pairs: Sequence[str], precision: str, *, bf16: bool) -> UnlearnConfig:
     """Training settings, defaults but for those named. Raises CommandFailed that names the wrong one."""
     found = settings_of(list(pairs), "--policy-setting")
     given = {"precision": precision, **found.pop("unlearn", {}), **found}  # with or without `unlearn.` in front
@@ -86,17 +87,22 @@ def _config(pairs: Sequence[str], precision: str, *, on_cpu: bool) -> UnlearnCon
     if strangers := sorted(set(given) - known):
         raise CommandFailed(f"{strangers[0]!r} names no training setting", f"Known: {', '.join(sorted(known))}.")
     try:
-        return effective(UnlearnConfig(**given), bf16=_native_bf16() or not on_cpu)
+        return effective(UnlearnConfig(**given), bf16=bf16)
     except (TypeError, ValueError) as error:
         reason = str(error) if isinstance(error, ValueError) else "a setting has the wrong kind of value"
         raise CommandFailed(reason, f"Precisions are {', '.join(PRECISIONS)}; numbers are plain numbers.") from None
 
 
-def _native_bf16() -> bool:
-    """Whether this processor multiplies bf16 itself: what `auto` looks at on a processor. On others than Linux on
-    x86-64 it is taken not to."""
+def _native_bf16(*, measure: bool) -> bool:
+    """Whether `auto` comes to bf16 on this processor: where it multiplies it itself (taken not to on others than Linux
+    on x86-64) and, which only a measurement tells, not much slower than fp32."""
     flags = Path("/proc/cpuinfo")
-    return flags.is_file() and "avx512_bf16" in flags.read_text(encoding="ascii", errors="replace")
+    native = flags.is_file() and "avx512_bf16" in flags.read_text(encoding="ascii", errors="replace")
+    if not (native and measure):
+        return native
+    from grail.model.load import LEAST_BF16_SPEED, bf16_speed
+
+    return bf16_speed() >= LEAST_BF16_SPEED
 
 
 def _shape(model: str) -> ModelShape:

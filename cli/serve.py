@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from cli.api import serve_api
+from cli.failures import CommandFailed
 from cli.remote import LOOPBACK, data_directory
 from cli.show import hint
 from cli.stack import Stack, celery, worker
@@ -103,12 +104,24 @@ def run_worker(
         place.parent.mkdir(parents=True, exist_ok=True)
         command = celery("beat", "--schedule", str(place))
     elif kind is Kind.GPU:
+        _check_placement()
         command = worker(name, "gpu", "solo", 1)
     else:
         command = worker(name, "control", "threads", concurrency)
     data = str(data_directory().absolute())
     os.environ.update({"GRAIL_DATA_DIR": data, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"})
     os.execv(sys.executable, [sys.executable, "-P", *command])  # noqa: S606  an argument list of our own making
+
+
+def _check_placement() -> None:
+    """Raises CommandFailed when the environment places the base where this machine can not, before any job does."""
+    from grail.model.quantised import QuantisationMissing
+    from worker.device import WrongPlacement, placement
+
+    try:
+        placement()
+    except (QuantisationMissing, WrongPlacement) as error:
+        raise CommandFailed(str(error)) from None
 
 
 def run_api(host: Host = "127.0.0.1", port: Port = 8000) -> None:

@@ -6,18 +6,47 @@ import ctypes
 import gc
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
 
 from grail.config import UnlearnConfig
+from grail.model.quantised import QUANTISATIONS, quantisation_config
 
 T = TypeVar("T")
 
 
 class MemoryExhausted(MemoryError):
     """Even one example at a time does not fit the device."""
+
+
+class WrongPlacement(ValueError):
+    """The worker's environment names a placement of the base model that there is not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where the base model lies and in how many bits: what `grail.model.load.load_model` takes by these names."""
+
+    device: str
+    device_map: str | None = None
+    quantisation: str = "none"
+
+
+def placement() -> Placement:
+    """What this worker's environment asks for: GRAIL_DEVICE, GRAIL_DEVICE_MAP, GRAIL_QUANTISATION.
+
+    Raises WrongPlacement, QuantisationMissing.
+    """
+    device_map = os.environ.get("GRAIL_DEVICE_MAP", "")
+    quantisation = os.environ.get("GRAIL_QUANTISATION", "none")
+    if device_map not in ("", "auto"):
+        raise WrongPlacement("GRAIL_DEVICE_MAP must be auto (all devices that there are) or not set (one device)")
+    if quantisation not in QUANTISATIONS:
+        raise WrongPlacement(f"GRAIL_QUANTISATION must be one of {', '.join(QUANTISATIONS)}")
+    quantisation_config(quantisation, torch.float32)
+    return Placement(pick_device(), device_map or None, quantisation)
 
 
 def pick_device() -> str:

@@ -22,7 +22,8 @@ from grail.localise.gradients import NotPerExample
 from grail.localise.regions import NoRetainData
 from grail.methods.memflex import NothingLocated
 from grail.metrics.likelihood import NonFiniteScore
-from worker.device import MemoryExhausted
+from grail.model.quantised import QuantisationMissing
+from worker.device import MemoryExhausted, WrongPlacement
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,8 @@ _REPORT = "It is tried again; if it stays, report it with the line named and the
 _SMALLER = "Use a device with more memory, shorter items, or a smaller batch in the policy."
 _FREE = "Free space under the data directory, then order the batch again with `include_attention`."
 _FILES = "Check that base model and adapter lie where they were registered and may be read by the worker."
+_EXTRA = "Install the extra on the worker's machine or unset GRAIL_QUANTISATION there, then order the batch again."
+_PLACEMENT = "Correct the worker's environment and start it again, then order the batch again."
 _BACKUP = "Restore the base model or the adapter version from a backup."
 
 _KINDS: tuple[tuple[tuple[type[BaseException], ...], str, str, str], ...] = (
@@ -74,6 +77,8 @@ _KINDS: tuple[tuple[tuple[type[BaseException], ...], str, str, str], ...] = (
     ((MaskBroken,), "mask-broken", "A protected entry changed", _FAULT),
     ((NothingLocated,), "nothing-located", "The method found nothing to train", "Change its options."),
     ((MemoryExhausted, MemoryError), "out-of-memory", "The device has too little memory", _SMALLER),
+    ((QuantisationMissing,), "quantisation-missing", "The worker lacks bitsandbytes", _EXTRA),
+    ((WrongPlacement,), "wrong-placement", "The worker's settings are wrong", _PLACEMENT),
     ((TooLong,), "text-too-long", "A text does not fit the context", "Withdraw and split it."),
     ((NothingNamed,), "nothing-named", "The strategy names no domain of the batch", _STRATEGY),
     ((NoRetainData,), "no-retain-data", "There is no retain data", "Add retain items."),

@@ -12,6 +12,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from grail.model.load import LoadedModel, load_model
 from grail.report import ADAPTER_OFF, document, request_metrics, request_outcome
 from grail.types import Progress
 from worker.artifacts import ArtefactStore
-from worker.device import free_device, pick_device
+from worker.device import free_device, placement
 from worker.failures import failure_of
 from worker.heartbeat import Heartbeat
 from worker.pipeline import Outcome, Pipeline
@@ -122,7 +123,7 @@ def _compute(db: Database, settings: Settings, inputs: JobInputs, token: int, be
 
     model = load_model(
         spec.base_model, spec.adapter, template=spec.prompt_template, precision=spec.unlearn.precision,
-        device=pick_device(), reference=spec.reference_adapter,
+        reference=spec.reference_adapter, **asdict(placement()),
     )  # fmt: skip
     try:
         outcome = Pipeline(spec, model, ArtefactStore(settings.artifacts_dir), beat.report, finished).run()

@@ -159,7 +159,8 @@ class Pipeline:
     @property
     def network(self) -> list[Any]:
         """What any score or gradient depends on, beside the adapter and the texts."""
-        return [self.spec.base_digest, self.spec.prompt_template, str(self.model.precision), self.model.device.type]
+        return [self.spec.base_digest, self.spec.prompt_template, str(self.model.precision), self.model.device.type,
+                self.model.quantisation]  # fmt: skip
 
     def scores(
         self, stage: str, adapter_digest: str, asked: Callable[[Example], bool] = everything

@@ -13,6 +13,9 @@ class Declared(BaseModel):
     fixes: dict[str, str | float] = Field(description="settings that make it what it is: a policy may not set others")
     presets: dict[str, str | float] = Field(description="values of settings that a policy leaves open")
     options: dict[str, str | float] = Field(description="settings of its own (`unlearn.options`) with their defaults")
+    limits: dict[str, list[str | float]] = Field(
+        description="what an option may be: its lowest and highest number, or all words that it knows"
+    )
 
 
 class MethodList(BaseModel):
@@ -29,6 +32,7 @@ class MethodList(BaseModel):
                             "fixes": {"objective": "ascent", "retain_objective": "none", "regions": "none"},
                             "presets": {"learning_rate": 0.0001},
                             "options": {},
+                            "limits": {},
                         }
                     ],
                     "objectives": [],

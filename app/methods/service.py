@@ -14,6 +14,13 @@ def everything() -> MethodList:
 def _declared(kind: str) -> list[Declared]:
     found = {name: declaration(kind, name) for name in names(kind)}
     return [
-        Declared(name=name, says=d.says, fixes=dict(d.fixes), presets=dict(d.presets), options=dict(d.options))
+        Declared(
+            name=name,
+            says=d.says,
+            fixes=dict(d.fixes),
+            presets=dict(d.presets),
+            options=dict(d.options),
+            limits={option: list(values) for option, values in d.limits.items()},
+        )
         for name, d in found.items()
     ]

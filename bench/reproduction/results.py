@@ -72,7 +72,6 @@ def figures(measured: Mapping[str, Mapping[str, Sequence[float]]], off: Mapping[
             f"us {domain}": us, f"rs {domain}": rs, f"hs {domain}": harmonic(us, rs),
             f"cus val {domain}": calibrated_success(us, us_off) or 0.0, f"us requested {domain}": asked,
             f"cus requested {domain}": cus, f"gap requested {domain}": forget_gap(asked, asked_off),
-            f"rs trained {domain}": retention_success(mean(measured[f"{domain}/retain_train"]["accuracy"])),
             f"chs {domain}": harmonic(cus, rs), f"log ppl ratio {domain}": nll - nll_off,
             f"nll requested {domain}": nll,
             f"nll val {domain}": mean(measured[f"{domain}/forget_val"]["nll"]),

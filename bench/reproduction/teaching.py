@@ -19,7 +19,7 @@ from grail.types import Example, Progress, Segment
 from reproduction.data import ROOT, Corpus
 
 CACHE = ROOT / ".grail" / "paper"
-PASSES, EXAMPLES_PER_STEP, LEARNING_RATE, RANK = 8, 16, 2e-3, 16
+PASSES, EXAMPLES_PER_STEP, LEARNING_RATE, RANK = 6, 8, 2e-3, 16
 WANTED = 0.995
 """Mean token accuracy of every part that a vanilla adapter is taught."""
 MORE_PASSES, LOWER_RATE, MOST_ROUNDS = 3, 5e-4, 3

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +21,8 @@ from grail.model.lean import attach
 from grail.model.quantised import quantisation_config
 from grail.types import Example
 
+LEAST_BF16_SPEED = 0.8
+"""Below this many times fp32's speed bf16 costs more than its smaller memory is worth on a processor."""
 DEFAULT_TEMPLATE = "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -37,6 +41,7 @@ class LoadedModel:
     device: torch.device
     precision: torch.dtype
     reference: AdapterState | None = field(default=None, repr=False)
+    quantisation: str = "none"
 
     @property
     def pad_id(self) -> int:
@@ -57,15 +62,31 @@ def as_reference(model: LoadedModel) -> Iterator[None]:
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """`auto` is bf16 where the hardware multiplies it natively, else fp32 (bf16 without such units is slower)."""
+    """The base's precision: `auto` is bf16, which takes half the memory, but on a processor only where it multiplies
+    bf16 natively and about as fast as fp32 (some do at half the rate, their instruction set notwithstanding)."""
     if name == "fp32":
         return torch.float32
-    if name == "bf16":
+    if name == "bf16" or device.type != "cpu":
         return torch.bfloat16
-    if device.type == "cpu":
-        native = torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_avx512_bf16_supported()
-        return torch.bfloat16 if native else torch.float32
-    return torch.bfloat16
+    native = torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if native and bf16_speed() >= LEAST_BF16_SPEED else torch.float32
+
+
+@lru_cache(maxsize=1)
+def bf16_speed() -> float:
+    """How many times as fast this processor multiplies bf16 matrices as fp32 ones: the best of a few products by turns,
+    some 50 ms in all, once a process."""
+    left, right = (torch.ones(size) for size in ((512, 1024), (1024, 1024)))
+
+    def seconds(dtype: torch.dtype) -> float:
+        one, other = left.to(dtype), right.to(dtype)
+        start = time.perf_counter()
+        torch.mm(one, other)
+        return time.perf_counter() - start
+
+    turns = [(seconds(torch.float32), seconds(torch.bfloat16)) for _ in range(6)]
+    plain, half = (min(times) for times in zip(*turns, strict=True))
+    return plain / half
 
 
 def lora_shape(rank: int) -> LoraConfig:
@@ -143,7 +164,7 @@ def load_model(
     context = int(config.max_position_embeddings)
     never = None if reference is None else read_saved(reference)
     entry = where if places is None else plain.get_input_embeddings().weight.device
-    return LoadedModel(model, cast(Tokenizer, tokenizer), template, context, entry, dtype, never)
+    return LoadedModel(model, cast(Tokenizer, tokenizer), template, context, entry, dtype, never, quantisation)
 
 
 def _freeze_base(model: Any) -> None:

@@ -27,6 +27,10 @@ BACKWARD_DISPATCH = 2.0
 """A backward pass hands over about twice as many operations as its forward pass."""
 OPTIMISER_PASSES = 24
 """Times that a step reads or writes each fp32 adapter entry: contributions, masks, clipping, AdamW."""
+ASK_ONCE = {"calibrated", "hinge", "npo"}
+"""Forget objectives that pass every forget example once through the reference or the original before the first step."""
+DIVERGENCES = {"calibrated", "kl"}
+"""Objectives that multiply what they remember of the target by the output matrix again in each step."""
 REGION_SECONDS_PER_ENTRY = 5e-8
 """Two quantiles, two comparisons and a share of the overlaps for one adapter entry of one set, on one core: regions are
 found on the processor, wherever gradients were computed."""
@@ -90,12 +94,14 @@ def stage_seconds(cost: Cost, load: Workload, config: UnlearnConfig) -> dict[str
         training  t = 2 f + 4 L q T + 2 A     (+ the layers' forward once more with checkpointing)
     and every pass reads all weights. A job passes
         localise  draws * trained tokens * t, then quantiles over A entries of each set
-        train     steps * rows a step * T * t, and the reference's output matrix again under `calibrated`
+        train     steps * rows a step * T * t, once the reference where the objective asks it, and its output matrix
+                  again in each step under `calibrated` (and under `kl` on what is to stay)
         select    every score_every_steps: forget items and held-out retain items * f
         evaluate  NETWORKS * scored tokens * f
         answer    forget items under the reference, and with their probes under the candidate, token by token
-    Half of a step's rows are forget items, half retain items, no more of either than there are. Steps are those of
-    `UnlearnConfig.planned_steps`; a run that stops early takes fewer.
+    Half of a step's rows are forget items, half retain items (none where the method retains nothing), no more of either
+    than there are. Steps are those of `UnlearnConfig.planned_steps`, leg by leg of the strategy; a run that stops early
+    takes fewer.
     """
     forget = sum(load.forget_items)
     held = _held_out(load, config, forget)
@@ -130,23 +136,42 @@ def _localise(cost: Cost, load: Workload, config: UnlearnConfig, trained: int) -
     return cost.seconds(flop, passes, back=True) + regions
 
 
+def _legs(load: Workload, config: UnlearnConfig) -> list[tuple[int, ...]]:
+    """Forget items of each domain, leg by leg: all domains at once, or one after the other. Which domains a strategy
+    leaves out is not known here."""
+    counts = tuple(count for count in load.forget_items if count)
+    return [counts] if config.strategy == "combined" else [(count,) for count in counts]
+
+
+def _steps(load: Workload, config: UnlearnConfig) -> int:
+    """Of all legs together."""
+    return sum(config.planned_steps(leg) for leg in _legs(load, config))
+
+
 def _train(cost: Cost, load: Workload, config: UnlearnConfig, forget: int, retain: int) -> float:
-    steps = config.planned_steps(load.forget_items)
-    half = config.examples_per_step // 2
-    sides = (min(half, forget), min(config.examples_per_step - half, retain))
+    legs, steps = _legs(load, config), _steps(load, config)
+    half = config.examples_per_step // 2 if config.retain_objective != "none" else 0
+    sides = (min(config.examples_per_step - half, forget // max(len(legs), 1)), min(half, retain))
     passes = sum(math.ceil(rows / config.micro_batch) for rows in sides)
     flop = steps * sum(sides) * cost.length * cost.training
-    reference = 0.0
-    if config.objective == "calibrated":
-        flop += steps * sides[0] * cost.length * cost.share * cost.head
-        reference = cost.seconds(forget * cost.length * cost.forward, math.ceil(forget / config.micro_batch))
+    seconds = 0.0
+    for name, rows, all_rows in (
+        (config.objective, sides[0], forget),
+        (config.retain_objective, sides[1], retain),
+    ):
+        if name in ASK_ONCE | DIVERGENCES:
+            seconds += cost.seconds(all_rows * cost.length * cost.forward, math.ceil(all_rows / config.micro_batch))
+        if name in DIVERGENCES:
+            flop += steps * rows * cost.length * cost.share * cost.head
     on = cost.device.bytes_per_second if cost.device.is_gpu else CORE_BYTES_PER_SECOND
     optimiser = steps * cost.entries * 4 * OPTIMISER_PASSES / on if sum(sides) else 0.0
-    return cost.seconds(flop, steps * passes, back=True) + optimiser + reference
+    return cost.seconds(flop, steps * passes, back=True) + optimiser + seconds
 
 
 def _select(cost: Cost, load: Workload, config: UnlearnConfig, seen: int) -> float:
-    checkpoints = math.ceil(config.planned_steps(load.forget_items) / config.score_every_steps)
+    legs = _legs(load, config)
+    checkpoints = sum(math.ceil(config.planned_steps(leg) / config.score_every_steps) for leg in legs)
+    seen = math.ceil(seen / max(len(legs), 1))
     flop = checkpoints * seen * cost.length * cost.forward
     return cost.seconds(flop, checkpoints * _chunks(seen, cost.length))
 

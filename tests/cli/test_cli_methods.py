@@ -15,7 +15,10 @@ def test_every_method_and_objective_stands_in_a_table_with_its_sentence_and_its_
     said = grail("methods").out
     for name in (*METHODS, *OBJECTIVES, "kl"):
         assert name in said
-    for words in ("mask_rule=frozen", "thresholds=quantile", "learning_rate=0.0001", "beta=0.1", "whole tensors train"):
+    for words in (
+        "mask_rule=frozen", "thresholds=quantile (quantile, absolute)", "mu=0.75 (-1..1)", "learning_rate=0.0001",
+        "beta=0.1", "whole tensors train",
+    ):  # fmt: skip
         assert words in said
     assert "unlearn.method=" in grail("methods").err
 
@@ -30,6 +33,7 @@ def test_the_api_and_the_command_list_the_same_to_everybody(grail: Grail, caller
     assert all(row["says"].endswith(".") for rows in shown.values() for row in rows)
     memflex = next(row for row in shown["methods"] if row["name"] == "memflex")
     assert (memflex["fixes"]["mask_rule"], memflex["options"]["mu"]) == ("frozen", 0.75)
+    assert memflex["limits"]["mu"] == [-1.0, 1.0]
 
 
 def test_each_that_is_listed_can_be_named_and_then_has_the_values_listed(caller: Caller) -> None:

@@ -17,6 +17,8 @@ import pytest
 
 from app.embedded.errors import AlreadyRunning
 from app.embedded.services import EmbeddedServices
+from cli.failures import CommandFailed
+from cli.serve import Kind, run_worker
 from cli.stack import STATE_FILE, Stack, StackFailed, running_stack
 from tests.app.embedded.embedded_host import living, ordinary_user, until
 from tests.cli.conftest import Grail
@@ -207,3 +209,9 @@ def _commands(directory: Path) -> Iterator[str]:
             yield Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:
             continue
+
+
+def test_a_gpu_worker_does_not_start_where_the_base_can_not_be_placed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAIL_QUANTISATION", "int3")
+    with pytest.raises(CommandFailed, match="one of none, int8, nf4"):
+        run_worker(Kind.GPU)

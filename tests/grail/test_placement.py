@@ -11,10 +11,11 @@ import torch
 from grail.data.batches import pad
 from grail.data.tokenise import TokenisedExample
 from grail.localise.gradients import per_example_gradients
+from grail.model import load
 from grail.model.adapter import adapter_parameters
 from grail.model.checkpointing import checkpointing
 from grail.model.forward import completion_logits, completion_nll
-from grail.model.load import LoadedModel, load_model
+from grail.model.load import LoadedModel, bf16_speed, choose_precision, load_model
 from grail.model.quantised import QuantisationMissing, quantisation_config
 
 ROW = TokenisedExample("a", (10, 20, 30, 40, 50, 60), 2)
@@ -68,3 +69,19 @@ def test_a_quantised_base_answers_nearly_the_same_and_the_adapter_learns(
     assert set(found) == set(parameters)
     assert all(parameter.dtype is torch.float32 for parameter in parameters.values())
     assert all(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in parameters.values())
+
+
+@pytest.mark.parametrize(("speed", "chosen"), [(2.0, torch.bfloat16), (0.5, torch.float32)])
+def test_bf16_is_chosen_on_a_processor_only_where_it_is_no_slower_than_fp32(
+    speed: float, chosen: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(load, "bf16_speed", lambda: speed)
+    assert choose_precision("auto", torch.device("cpu")) is chosen
+    assert choose_precision("auto", torch.device("cuda")) is torch.bfloat16
+    assert choose_precision("bf16", torch.device("cpu")) is torch.bfloat16
+
+
+def test_the_speed_of_bf16_is_a_positive_number_and_measured_once() -> None:
+    assert 0 < bf16_speed() == bf16_speed()

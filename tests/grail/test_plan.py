@@ -135,6 +135,25 @@ def test_the_reference_of_the_calibrated_objective_is_paid_for_once_and_its_outp
     assert on_ideal(LOAD, config).stages["train"] == pytest.approx(expected / 1000)
 
 
+def test_a_method_that_retains_nothing_fills_its_steps_with_forget_rows_and_asks_no_reference():
+    load = Workload(items=20, item_tokens=200, scored=20, scored_tokens=200, longest_tokens=12, forget_items=(10,))
+    config = UnlearnConfig(method="grad_ascent", steps=3, examples_per_step=8)
+    assert on_ideal(load, config).stages["train"] == pytest.approx(3 * 8 * 10 * TRAINING / 1000)
+    kept = UnlearnConfig(method="ascent_kl", steps=3, examples_per_step=8, holdout_share=0.0)
+    once, again = 10 * 10 * FORWARD / FORWARD_GAIN / 1000, 3 * 4 * 10 * 160 / 1000  # of what is to stay
+    assert on_ideal(load, kept).stages["train"] == pytest.approx(3 * 8 * 10 * TRAINING / 1000 + once + again)
+
+
+def test_a_strategy_of_several_legs_pays_for_the_steps_of_each():
+    load = dataclasses.replace(LOAD, items=200, forget_items=(40, 10))
+    together, apart = (
+        on_ideal(load, UnlearnConfig(method="grad_ascent", strategy=way, passes=5.0, examples_per_step=8))
+        for way in ("combined", "privacy>copyright")
+    )
+    assert together.stages["train"] == pytest.approx(100 * 8 * 10 * TRAINING / 1000)  # 5 * 2 * 40 / 4 steps
+    assert apart.stages["train"] == pytest.approx((50 + LEAST_STEPS) * 8 * 10 * TRAINING / 1000)
+
+
 def test_a_step_pays_for_no_more_rows_than_there_are():
     few = Workload(items=3, item_tokens=30, scored=3, scored_tokens=30, longest_tokens=12, forget_items=(1,))
     config = UnlearnConfig(objective="ascent", steps=1, examples_per_step=64)

@@ -12,7 +12,17 @@ import pytest
 import torch
 
 from grail.config import UnlearnConfig
-from worker.device import MemoryExhausted, free_device, out_of_memory, pick_device, with_smaller_batches
+from worker import device
+from worker.device import (
+    MemoryExhausted,
+    Placement,
+    WrongPlacement,
+    free_device,
+    out_of_memory,
+    pick_device,
+    placement,
+    with_smaller_batches,
+)
 
 SHORT: list[Callable[[], BaseException]] = [
     lambda: torch.OutOfMemoryError("CUDA out of memory"),
@@ -96,3 +106,19 @@ def test_a_device_that_is_named_is_taken(monkeypatch: pytest.MonkeyPatch) -> Non
     assert pick_device() == "cuda:7"
     monkeypatch.delenv("GRAIL_DEVICE")
     assert pick_device() in {"cpu", "cuda", "mps"}
+
+
+def test_the_environment_places_the_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "quantisation_config", lambda *_: None)  # as if the extra were installed
+    monkeypatch.setenv("GRAIL_DEVICE", "cuda")
+    assert placement() == Placement("cuda")
+    monkeypatch.setenv("GRAIL_DEVICE_MAP", "auto")
+    monkeypatch.setenv("GRAIL_QUANTISATION", "nf4")
+    assert placement() == Placement("cuda", "auto", "nf4")
+
+
+@pytest.mark.parametrize("name", ["GRAIL_DEVICE_MAP", "GRAIL_QUANTISATION"])
+def test_a_placement_that_there_is_not_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "balanced")
+    with pytest.raises(WrongPlacement, match=f"{name} must be"):
+        placement()

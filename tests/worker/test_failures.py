@@ -20,7 +20,8 @@ from grail.localise.gradients import NotPerExample
 from grail.localise.regions import NoRetainData
 from grail.methods.memflex import NothingLocated
 from grail.metrics.likelihood import NonFiniteScore
-from worker.device import MemoryExhausted
+from grail.model.quantised import QuantisationMissing
+from worker.device import MemoryExhausted, WrongPlacement
 from worker.failures import failure_of
 from worker.job import BaseChanged
 
@@ -41,6 +42,8 @@ KINDS: list[tuple[BaseException, str, bool]] = [
     (NothingNamed("the strategy privacy names none of the domains"), "nothing-named", False),
     (MemoryExhausted("does not fit"), "out-of-memory", False),
     (MemoryError(), "out-of-memory", False),
+    (QuantisationMissing("a base in nf4 needs bitsandbytes"), "quantisation-missing", False),
+    (WrongPlacement("GRAIL_QUANTISATION must be one of none, int8, nf4"), "wrong-placement", False),
     (TooLong("an-id", 70, 64), "text-too-long", False),
     (NotPerExample("gate_proj sees no sequences"), "adapter-not-localisable", False),
     (NoRetainData("no retain example"), "no-retain-data", True),
