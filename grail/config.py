@@ -31,7 +31,7 @@ GENERAL = "general"
 
 STRATEGY = re.compile(r"combined|[a-z][a-z0-9_-]*(>[a-z][a-z0-9_-]*)*")
 
-LEAST_STEPS = 30
+LEAST_STEPS = 60
 """Steps that even a single forget item gets: the optimiser needs some tens of updates to move an adapter at all."""
 MOST_STEPS = 100_000
 
@@ -94,7 +94,7 @@ class UnlearnConfig:
     learning_rate: float = 0.0
     passes: float = 5.0  # over the forget items of the domain that has most
     steps: int = 0  # exactly so many; 0: what `passes` need
-    examples_per_step: int = 8
+    examples_per_step: int = 4
     forget_weight: float = 0.0
     retain_weight: float = 0.0
     warmup_share: float = 0.03
@@ -228,18 +228,24 @@ class UnlearnConfig:
             )
         return found
 
+    @property
+    def forget_examples_per_step(self) -> int:
+        """Half of a step's examples, the larger one; all of them where the method retains nothing."""
+        kept = self.examples_per_step // 2 if self.retain_objective != "none" else 0
+        return self.examples_per_step - kept
+
     def planned_steps(self, forget_items: Collection[int]) -> int:
         """How many steps a run takes at most: `steps`, or where that is 0 what `passes` need, within LEAST_STEPS ..
         MOST_STEPS. `forget_items` are counts, one a domain.
 
-        Half of a step's examples are forget items, shared evenly by the domains, so that the largest domain decides:
-        passes * largest * domains / (examples_per_step // 2).
+        The forget items of a step are shared evenly by the domains, so that the largest domain decides:
+        passes * largest * domains / forget_examples_per_step.
         """
         if self.steps:
             return self.steps
         counts = [count for count in forget_items if count]
         drawn = len(counts) * max(counts, default=0)
-        return min(max(math.ceil(self.passes * drawn / (self.examples_per_step // 2)), LEAST_STEPS), MOST_STEPS)
+        return min(max(math.ceil(self.passes * drawn / self.forget_examples_per_step), LEAST_STEPS), MOST_STEPS)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for digests, reports and rows."""

@@ -299,14 +299,15 @@ def unlearn(
     fills its steps with forget examples. `conditioned` and `published` keep the forget side off OP-UR and the retain
     side off OP-RR, `frozen` both off both. Raises ValueError for a side without examples, and what `fit` raises.
     """
-    half = config.examples_per_step // 2 if config.retain_objective != "none" else 0
+    forget_rows = config.forget_examples_per_step
+    retain_rows = config.examples_per_step - forget_rows
     op_ur, op_rr = (masks.op_ur, masks.op_rr) if masks else (None, None)
     if masks and config.mask_rule == "frozen":
         op_ur = op_rr = {name: mask | masks.op_rr[name] for name, mask in masks.op_ur.items()}
     sides = []
     for segment, kind, name, weight, mask, rows in (
-        (Segment.FORGET, FORGET, config.objective, config.forget_weight, op_ur, config.examples_per_step - half),
-        (Segment.RETAIN, RETAIN, config.retain_objective, config.retain_weight, op_rr, half),
+        (Segment.FORGET, FORGET, config.objective, config.forget_weight, op_ur, forget_rows),
+        (Segment.RETAIN, RETAIN, config.retain_objective, config.retain_weight, op_rr, retain_rows),
     ):
         seen = {key: part for key, part in data.items() if key[1] is segment and trains(key, config)}
         examples = [example for key in sorted(seen) for example in seen[key]]

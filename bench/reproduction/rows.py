@@ -87,6 +87,10 @@ def _others() -> list[Row]:
         Row(
             "sequential C>P", {**ascent, "regions": "none", "strategy": "copyright>privacy"}, "GRAIL ascent, no regions"
         ),
+        Row(
+            "GRAIL calibrated, over the vocabulary", {"objective": "calibrated", "options": {"over": "vocabulary"}},
+            "GRAIL calibrated", selected=True,
+        ),
         *(
             Row(f"GRAIL {objective}{end}", {"objective": objective, "regions": regions}, selected=True)
             for objective in ("hinge", "npo", "simnpo")

@@ -27,10 +27,8 @@ BACKWARD_DISPATCH = 2.0
 """A backward pass hands over about twice as many operations as its forward pass."""
 OPTIMISER_PASSES = 24
 """Times that a step reads or writes each fp32 adapter entry: contributions, masks, clipping, AdamW."""
-ASK_ONCE = {"calibrated", "hinge", "npo"}
-"""Forget objectives that pass every forget example once through the reference or the original before the first step."""
-DIVERGENCES = {"calibrated", "kl"}
-"""Objectives that multiply what they remember of the target by the output matrix again in each step."""
+ASK_ONCE = {"calibrated", "hinge", "npo", "kl"}
+"""Objectives that pass every example once through the reference or the original before the first step."""
 REGION_SECONDS_PER_ENTRY = 5e-8
 """Two quantiles, two comparisons and a share of the overlaps for one adapter entry of one set, on one core: regions are
 found on the processor, wherever gradients were computed."""
@@ -95,7 +93,7 @@ def stage_seconds(cost: Cost, load: Workload, config: UnlearnConfig) -> dict[str
     and every pass reads all weights. A job passes
         localise  draws * trained tokens * t, then quantiles over A entries of each set
         train     steps * rows a step * T * t, once the reference where the objective asks it, and its output matrix
-                  again in each step under `calibrated` (and under `kl` on what is to stay)
+                  again in each step where the whole vocabulary is compared
         select    every score_every_steps: forget items and held-out retain items * f
         evaluate  NETWORKS * scored tokens * f
         answer    forget items under the reference, and with their probes under the candidate, token by token
@@ -150,19 +148,16 @@ def _steps(load: Workload, config: UnlearnConfig) -> int:
 
 def _train(cost: Cost, load: Workload, config: UnlearnConfig, forget: int, retain: int) -> float:
     legs, steps = _legs(load, config), _steps(load, config)
-    half = config.examples_per_step // 2 if config.retain_objective != "none" else 0
-    sides = (min(config.examples_per_step - half, forget // max(len(legs), 1)), min(half, retain))
+    rows = config.forget_examples_per_step
+    sides = (min(rows, forget // max(len(legs), 1)), min(config.examples_per_step - rows, retain))
     passes = sum(math.ceil(rows / config.micro_batch) for rows in sides)
     flop = steps * sum(sides) * cost.length * cost.training
     seconds = 0.0
-    for name, rows, all_rows in (
-        (config.objective, sides[0], forget),
-        (config.retain_objective, sides[1], retain),
-    ):
-        if name in ASK_ONCE | DIVERGENCES:
-            seconds += cost.seconds(all_rows * cost.length * cost.forward, math.ceil(all_rows / config.micro_batch))
-        if name in DIVERGENCES:
-            flop += steps * rows * cost.length * cost.share * cost.head
+    for name, each, of in ((config.objective, sides[0], forget), (config.retain_objective, sides[1], retain)):
+        if name in ASK_ONCE:
+            seconds += cost.seconds(of * cost.length * cost.forward, math.ceil(of / config.micro_batch))
+        if name == "kl" or (name == "calibrated" and config.options["over"] == "vocabulary"):
+            flop += steps * each * cost.length * cost.share * cost.head
     on = cost.device.bytes_per_second if cost.device.is_gpu else CORE_BYTES_PER_SECOND
     optimiser = steps * cost.entries * 4 * OPTIMISER_PASSES / on if sum(sides) else 0.0
     return cost.seconds(flop, steps * passes, back=True) + optimiser + seconds

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from grail.catalogue import FORGET, RETAIN, names
 from grail.config import UnlearnConfig
@@ -17,6 +20,7 @@ from grail.model.adapter import adapter_off, adapter_parameters, read_state, wri
 from grail.model.forward import completion_logits
 from grail.model.load import LoadedModel, ordinary_tokens
 from grail.objectives import Objective, Setting, divergence, objective
+from grail.objectives.forget import calibrated
 from grail.train import teach, unlearn
 from grail.types import Segment
 from tests.grail.test_gradients import make
@@ -49,9 +53,9 @@ def moved(model: LoadedModel, seed: int = 3) -> None:
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
 
 
-def made(model: LoadedModel, examples: list[TokenisedExample], kind: str, name: str, **settings: Any) -> Objective:
+def made(model: LoadedModel, examples: list[TokenisedExample], kind: str, name: str, **changed: Any) -> Objective:
     chosen = {"objective": name} if kind == FORGET else {"retain_objective": name}
-    return objective(kind, name, Setting(model, examples, UnlearnConfig(micro_batch=2, **chosen, **settings)))
+    return objective(kind, name, Setting(model, examples, UnlearnConfig(micro_batch=2, **chosen, **changed)))
 
 
 def losses(model: LoadedModel, minimise: Objective, examples: list[TokenisedExample]) -> list[float]:
@@ -72,6 +76,68 @@ def test_hinge_pushes_only_tokens_that_are_likelier_than_under_the_reference(tin
     assert any(value > 0 for value in expected)
     with adapter_off(tiny.model):
         assert losses(tiny, minimise, examples) == pytest.approx([0.0] * len(examples), abs=1e-6)
+
+
+def binary_divergence(reference: float, current: float, upward: float) -> float:
+    """KL of two coins, from their log-probabilities; weighted where the current one is the lower."""
+    q, p = math.exp(reference), math.exp(current)
+    weight = 1.0 if p > q else upward
+    return weight * (q * (reference - current) + (1 - q) * (math.log1p(-q) - math.log1p(-p)))
+
+
+@pytest.mark.parametrize("upward", [0.0, 0.2, 1.0])
+def test_calibrated_is_the_divergence_of_each_label_from_the_reference_and_zero_there(
+    tiny: LoadedModel, upward: float
+) -> None:
+    examples = make(LENGTHS, 14, tiny)
+    moved(tiny)
+    minimise = made(tiny, examples, FORGET, "calibrated", options={"upward": upward})
+    with adapter_off(tiny.model):
+        never = [own(tiny, example) for example in examples]
+    expected = [
+        sum(binary_divergence(then, now, upward) for now, then in zip(own(tiny, e), reference, strict=True))
+        / len(reference)
+        for e, reference in zip(examples, never, strict=True)
+    ]
+    assert losses(tiny, minimise, examples) == pytest.approx(expected, rel=1e-3, abs=1e-6)
+    assert any(value > 1e-4 for value in expected)
+    with adapter_off(tiny.model):
+        assert losses(tiny, minimise, examples) == pytest.approx([0.0] * len(examples), abs=1e-6)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.floats(-80, 80), st.floats(-40, -1e-6))
+def test_the_slope_of_calibrated_along_the_log_odds_is_the_difference_of_probabilities(
+    odds: float, reference: float
+) -> None:
+    """Also where a token is known so well that its probability rounds to 1."""
+    example = TokenisedExample("one", (0, 1), 1)
+    logits = torch.tensor([[odds, 0.0, -math.inf]], requires_grad=True)  # the label first, all else as one
+    batch = dataclasses.replace(pad([example], 0), labels=torch.tensor([0]), examples=(example,))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibrated, "completion_logits", lambda *_: logits)
+        found = calibrated.LabelDivergence({example: torch.tensor([reference])}, 0.5)(None, batch)  # type: ignore[arg-type]
+    found.loss.sum().backward()
+    assert logits.grad is not None
+    assert float(found.loss.detach()) > -1e-5
+    slope = torch.sigmoid(torch.tensor(odds)).item() - math.exp(reference)
+    slope *= 1.0 if slope > 0 else 0.5
+    assert float(logits.grad[0, 0]) == pytest.approx(slope, abs=1e-5)
+    assert float(logits.grad[0, 1]) == pytest.approx(-slope, abs=1e-5)
+    assert float(found.nll) == pytest.approx(math.log1p(math.exp(-odds)) if odds > -30 else -odds, rel=1e-4, abs=1e-6)
+
+
+def test_calibrated_over_the_vocabulary_is_the_whole_divergence(tiny: LoadedModel) -> None:
+    examples = make(LENGTHS, 15, tiny)
+    moved(tiny)
+    minimise = made(tiny, examples, FORGET, "calibrated", options={"over": "vocabulary"})
+    with adapter_off(tiny.model):
+        never = [logprobs(tiny, example) for example in examples]
+    expected = [
+        float((then.exp() * (then - logprobs(tiny, e))).sum(-1).mean())
+        for e, then in zip(examples, never, strict=True)
+    ]
+    assert losses(tiny, minimise, examples) == pytest.approx(expected, rel=1e-3, abs=1e-6)
 
 
 @pytest.mark.parametrize("beta", [0.1, 1.0])

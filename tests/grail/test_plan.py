@@ -129,9 +129,10 @@ def test_localisation_is_charged_exactly_where_a_method_finds_regions(method: st
     assert (on_ideal(LOAD, config).stages["localise"] > 0) is needs_gradients(config)
 
 
-def test_the_reference_of_the_calibrated_objective_is_paid_for_once_and_its_output_matrix_each_time():
-    config = UnlearnConfig(objective="calibrated", steps=5, examples_per_step=4)
-    expected = 5 * 3 * 10 * TRAINING + 5 * 2 * 10 * 160 + 2 * 10 * FORWARD / FORWARD_GAIN
+@pytest.mark.parametrize(("over", "again"), [("label", 0), ("vocabulary", 5 * 2 * 10 * 160)])
+def test_the_reference_is_paid_for_once_and_its_output_matrix_where_the_vocabulary_is_compared(over, again):
+    config = UnlearnConfig(objective="calibrated", steps=5, examples_per_step=4, options={"over": over})
+    expected = 5 * 3 * 10 * TRAINING + again + 2 * 10 * FORWARD / FORWARD_GAIN
     assert on_ideal(LOAD, config).stages["train"] == pytest.approx(expected / 1000)
 
 
@@ -147,11 +148,11 @@ def test_a_method_that_retains_nothing_fills_its_steps_with_forget_rows_and_asks
 def test_a_strategy_of_several_legs_pays_for_the_steps_of_each():
     load = dataclasses.replace(LOAD, items=200, forget_items=(40, 10))
     together, apart = (
-        on_ideal(load, UnlearnConfig(method="grad_ascent", strategy=way, passes=5.0, examples_per_step=8))
+        on_ideal(load, UnlearnConfig(method="grad_ascent", strategy=way, passes=20.0, examples_per_step=8))
         for way in ("combined", "privacy>copyright")
     )
-    assert together.stages["train"] == pytest.approx(100 * 8 * 10 * TRAINING / 1000)  # 5 * 2 * 40 / 4 steps
-    assert apart.stages["train"] == pytest.approx((50 + LEAST_STEPS) * 8 * 10 * TRAINING / 1000)
+    assert together.stages["train"] == pytest.approx(200 * 8 * 10 * TRAINING / 1000)  # 20 * 2 * 40 / 8 steps
+    assert apart.stages["train"] == pytest.approx((100 + LEAST_STEPS) * 8 * 10 * TRAINING / 1000)
 
 
 def test_a_step_pays_for_no_more_rows_than_there_are():

@@ -12,7 +12,7 @@ import torch
 from grail.catalogue import FORGET, RETAIN, names
 from grail.checkpoint import Resume
 from grail.checks import AdapterDidNotMove, NonFinite
-from grail.config import UnlearnConfig
+from grail.config import LEAST_STEPS, UnlearnConfig
 from grail.data.batches import pad
 from grail.data.tokenise import TokenisedExample
 from grail.localise.regions import MaskSet
@@ -58,8 +58,9 @@ def half_masks(model: LoadedModel, seed: int) -> MaskSet:
     return MaskSet(ur, rr, {})
 
 
-def calibrated(model: LoadedModel, examples: list[TokenisedExample]) -> Objective:
-    return objective(FORGET, "calibrated", Setting(model, examples, UnlearnConfig(micro_batch=2)))
+def calibrated(model: LoadedModel, examples: list[TokenisedExample], over: str = "vocabulary") -> Objective:
+    config = UnlearnConfig(micro_batch=2, options={"over": over})
+    return objective(FORGET, "calibrated", Setting(model, examples, config))
 
 
 CONFIG = UnlearnConfig(steps=6, examples_per_step=6, score_every_steps=2, learning_rate=1e-2, micro_batch=2)
@@ -133,7 +134,7 @@ def test_the_same_seed_gives_the_same_adapter_and_another_seed_another(tiny: Loa
 def test_calibrated_moves_the_network_towards_the_one_without_adapter(tiny: LoadedModel) -> None:
     data = {k: v for k, v in data_for(tiny).items() if k[0] == "privacy"}
     forget = data["privacy", Segment.FORGET]
-    loss, batch = calibrated(tiny, forget), pad(forget, tiny.pad_id)
+    loss, batch = calibrated(tiny, forget, "label"), pad(forget, tiny.pad_id)
     before = float(loss(tiny, batch).loss.detach().sum())
     config = UnlearnConfig(steps=20, examples_per_step=2, learning_rate=1e-2, retain_weight=1e-9)
     unlearn(tiny, data, None, config)
@@ -205,7 +206,7 @@ def test_no_example_is_drawn_twice_in_a_step_while_there_are_too_few(tiny: Loade
     assert [len(group) for group in side.draw()] == [1, 4]
 
 
-@pytest.mark.parametrize(("steps", "passes", "expected"), [(0, 25.0, 50), (0, 1.0, 30), (7, 25.0, 7)])
+@pytest.mark.parametrize(("steps", "passes", "expected"), [(0, 50.0, 100), (0, 1.0, LEAST_STEPS), (7, 25.0, 7)])
 def test_a_run_takes_the_steps_that_its_passes_need(
     tiny: LoadedModel, steps: int, passes: float, expected: int
 ) -> None:
