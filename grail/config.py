@@ -92,7 +92,7 @@ class UnlearnConfig:
     k_rr: float = 0.20  # the same for OP-RR
     draws: int = 3  # corruptions per example in localisation
     learning_rate: float = 0.0
-    passes: float = 5.0  # over the forget items of the domain that has most
+    passes: float = 3.0  # over the forget items of the domain that has most
     steps: int = 0  # exactly so many; 0: what `passes` need
     examples_per_step: int = 4
     forget_weight: float = 0.0

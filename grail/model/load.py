@@ -85,8 +85,7 @@ def bf16_speed() -> float:
         return time.perf_counter() - start
 
     turns = [(seconds(torch.float32), seconds(torch.bfloat16)) for _ in range(6)]
-    plain, half = (min(times) for times in zip(*turns, strict=True))
-    return plain / half
+    return min(plain for plain, _ in turns) / min(half for _, half in turns)
 
 
 def lora_shape(rank: int) -> LoraConfig:

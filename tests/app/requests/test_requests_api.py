@@ -21,6 +21,7 @@ from grail.types import Role, Segment
 from tests.fixtures.served import add_model, question
 
 PATH = "/v1/requests"
+SOME_ID = uuid.UUID(int=7, version=4)
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +115,7 @@ def test_every_role_may_ask(post, key):
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("POST", PATH), ("GET", PATH), ("GET", f"{PATH}/{uuid.uuid4()}"), ("DELETE", f"{PATH}/{uuid.uuid4()}")],
+    [("POST", PATH), ("GET", PATH), ("GET", f"{PATH}/{SOME_ID}"), ("DELETE", f"{PATH}/{SOME_ID}")],
 )
 def test_nobody_asks_without_a_key(client, method, path):
     answer = client.request(method, path, json={"served_model": "people"})
