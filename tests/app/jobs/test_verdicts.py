@@ -20,7 +20,7 @@ def test_what_is_still_remembered_is_trained_on_for_longer():
 
 
 def test_each_trouble_changes_its_own_setting():
-    settings = UnlearnConfig(retain_weight=1.5, learning_rate=2e-3).as_dict()
+    settings = UnlearnConfig(retain_weight=1.5, learning_rate=2e-3, passes=5.0).as_dict()
     assert changed_settings(settings, failing("min_request_rs")) == {"seed": 1, "retain_weight": 3.0}
     assert changed_settings(settings, failing("max_ppl_ratio")) == {"seed": 1, "learning_rate": 1e-3}
     assert changed_settings(settings, failing("min_cus", "max_ppl_ratio")) == {"seed": 1, "passes": 7.5}
