@@ -17,7 +17,7 @@ def test_every_method_and_objective_stands_in_a_table_with_its_sentence_and_its_
         assert name in said
     for words in (
         "mask_rule=frozen", "thresholds=quantile (quantile, absolute)", "mu=0.75 (-1..1)", "learning_rate=0.0001",
-        "beta=0.1", "whole tensors",
+        "beta=0.1", "whole tensors", "train, the rest is frozen",
     ):  # fmt: skip
         assert words in said
     assert "unlearn.method=" in grail("methods").err

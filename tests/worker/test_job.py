@@ -106,6 +106,30 @@ def test_a_base_that_is_gone_says_so(floor: Floor, monkeypatch: pytest.MonkeyPat
     assert error_of(floor, job_id)["type"] in {"base-changed", "files-missing"}
 
 
+def test_a_base_is_placed_as_the_workers_environment_says(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def load(*_: Any, **how: Any) -> None:
+        seen.update(how)
+        raise MemoryError
+
+    monkeypatch.setattr(worker_job, "load_model", load)
+    monkeypatch.setenv("GRAIL_DEVICE", "cuda:3")
+    monkeypatch.setenv("GRAIL_DEVICE_MAP", "auto")
+    floor.ask(1)
+    work(floor.db, floor.settings, floor.order())
+    assert (seen["device"], seen["device_map"], seen["quantisation"]) == ("cuda:3", "auto", "none")
+
+
+def test_a_placement_that_there_is_not_ends_the_job_with_words(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_job, "load_model", never)
+    monkeypatch.setenv("GRAIL_QUANTISATION", "int3")
+    floor.ask(1)
+    job_id = floor.order()
+    work(floor.db, floor.settings, job_id)
+    assert error_of(floor, job_id)["type"] == "wrong-placement"
+
+
 def never(*_: Any, **__: Any) -> None:
     raise AssertionError("it was computed on")
 
