@@ -12,6 +12,10 @@ REACHED_CUS = 99.0
 RETENTION_FALL = 3.0
 """Percentage points of retention below its best that count as falling."""
 
+NEARLY = 0.5
+"""Percentage points of cHS that are taken to be no difference: a few held-out items decide no closer, and of two such
+checkpoints the later one has been moved about less, since the rate has come down."""
+
 
 @dataclass(frozen=True, slots=True)
 class CheckpointScore:
@@ -25,8 +29,8 @@ class CheckpointScore:
 
 @dataclass(slots=True)
 class Selection:
-    """Keeps the adapter with the highest cHS among those whose |forget gap| is within bounds; while there is none, the
-    one with the smallest |forget gap|."""
+    """Keeps the last adapter whose cHS is (nearly) the highest among those whose |forget gap| is within bounds; while
+    there is none, the one with the smallest |forget gap|."""
 
     max_forget_gap: float
     step: int = 0
@@ -36,21 +40,24 @@ class Selection:
     stopped_early: str | None = None
 
     def better(self, score: CheckpointScore) -> bool:
-        """True when `score` beats the best so far."""
+        """True when `score`, later than all in the history, is to be kept."""
         if self.best is None:
             return True
-        fits, best_fits = (abs(s.forget_gap) <= self.max_forget_gap for s in (score, self.best))
-        if fits != best_fits:
-            return fits
-        return score.chs > self.best.chs if fits else abs(score.forget_gap) < abs(self.best.forget_gap)
+        highest = max((row["chs"] for row in self.history if self._fits(row["forget_gap"])), default=None)
+        if not self._fits(score.forget_gap):
+            return highest is None and abs(score.forget_gap) < abs(self.best.forget_gap)
+        return highest is None or score.chs >= highest - NEARLY
+
+    def _fits(self, forget_gap: float) -> bool:
+        return abs(forget_gap) <= self.max_forget_gap
 
     def offer(self, step: int, score: CheckpointScore, state: dict[str, torch.Tensor]) -> None:
         """Record a scored checkpoint, keep it when it is the best, and decide whether to stop."""
+        if self.better(score):
+            self.step, self.best, self.state = step, score, state
         self.history.append(
             {"step": step, "chs": score.chs, "cus": score.cus, "rs": score.rs, "forget_gap": score.forget_gap}
         )
-        if self.better(score):
-            self.step, self.best, self.state = step, score, state
         best_rs = max(entry["rs"] for entry in self.history)
         falling = [
             entry["cus"] >= REACHED_CUS and entry["rs"] < best_rs - RETENTION_FALL for entry in self.history[-2:]

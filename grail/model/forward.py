@@ -67,9 +67,15 @@ def completion_nll(logits: torch.Tensor, batch: PaddedBatch) -> torch.Tensor:
     return row_mean(F.cross_entropy(logits, batch.labels, reduction="none"), batch)
 
 
-def example_nll(model: LoadedModel, batch: PaddedBatch) -> torch.Tensor:
-    """`completion_nll(completion_logits(...))` (B,), without ever holding the logits where the lean path serves."""
+def token_nll(model: LoadedModel, batch: PaddedBatch) -> torch.Tensor:
+    """Negative log-likelihood (M,) in nats of each completion token, without ever holding the logits where the lean
+    path serves."""
     hidden = completion_hidden(model, batch)
     if lean_of(model.model) is None:
-        return completion_nll(head(model, hidden), batch)
-    return row_mean(position_nll(hidden, model.model.get_base_model().lm_head.weight, batch.labels), batch)
+        return F.cross_entropy(head(model, hidden), batch.labels, reduction="none")
+    return position_nll(hidden, model.model.get_base_model().lm_head.weight, batch.labels)
+
+
+def example_nll(model: LoadedModel, batch: PaddedBatch) -> torch.Tensor:
+    """`completion_nll(completion_logits(...))` (B,), by `token_nll`."""
+    return row_mean(token_nll(model, batch), batch)

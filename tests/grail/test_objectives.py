@@ -63,6 +63,17 @@ def losses(model: LoadedModel, minimise: Objective, examples: list[TokenisedExam
     return [float(value) for value in minimise(model, pad(examples, model.pad_id)).loss.detach()]
 
 
+@pytest.mark.parametrize("until", [0.0, 5.0])
+def test_ascent_is_minus_the_nll_of_each_token_up_to_where_it_stops(tiny: LoadedModel, until: float) -> None:
+    examples = make(LENGTHS, 6, tiny)
+    moved(tiny)
+    nll = [[-value for value in own(tiny, example)] for example in examples]
+    expected = [-sum(min(value, until or value) for value in values) / len(values) for values in nll]
+    minimise = made(tiny, examples, FORGET, "ascent", options={"until": until})
+    assert losses(tiny, minimise, examples) == pytest.approx(expected, rel=1e-4)
+    assert min(min(values) for values in nll) < 5.0 < max(max(values) for values in nll)
+
+
 def test_hinge_pushes_only_tokens_that_are_likelier_than_under_the_reference(tiny: LoadedModel) -> None:
     examples = make(LENGTHS, 6, tiny)
     minimise = made(tiny, examples, FORGET, "hinge")

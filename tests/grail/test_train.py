@@ -239,6 +239,25 @@ def test_selection_keeps_the_best_within_the_gap_and_stops_when_retention_falls(
     assert selection.stopped_early is not None
 
 
+@pytest.mark.parametrize(
+    ("scores", "kept"),
+    [
+        ([(99.52, 1), (99.5, 1)], 2),  # nearly equal: the later
+        ([(99.5, 1), (99.9, 1)], 2),
+        ([(99.5, 1), (98.5, 1)], 1),
+        ([(99.5, 1), (99.1, 1), (98.8, 1)], 2),  # near the highest, not near the one that is kept
+        ([(99.5, 30), (80.0, 1)], 2),
+        ([(80.0, 1), (99.5, 30)], 1),
+        ([(80.0, -30), (70.0, -20), (90.0, -25)], 2),
+    ],
+)
+def test_of_nearly_equal_checkpoints_the_later_is_kept(scores: list[tuple[float, float]], kept: int) -> None:
+    selection = Selection(10.0)
+    for step, (chs, gap) in enumerate(scores, start=1):
+        selection.offer(step, CheckpointScore(chs, 99, 99, gap), {"a": torch.zeros(1)})
+    assert selection.step == kept
+
+
 def test_an_unknown_objective_is_refused_with_those_that_there_are() -> None:
     assert {"ascent", "calibrated", "hinge", "npo", "simnpo"} <= set(names(FORGET))
     for kind, name in ((FORGET, "asent"), (RETAIN, "ascent"), ("methods", "grail")):

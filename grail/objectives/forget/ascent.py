@@ -1,23 +1,41 @@
-"""`ascent`: the paper's objective, minus the mean completion NLL. Unbounded: kept for comparison.
+"""`ascent`: the paper's objective, minus the mean completion NLL. Unbounded unless `until` bounds it.
 
-The presets' ratio of the weights is that of the published factors, -0.4 and +2.0.
+The presets' ratio of the weights is that of the published factors, -0.4 and +2.0. The option `until` (nats; 0: never, as
+published) is a stop rule for each token: one that has become so unlikely is pushed no further, and what it no longer
+asks for is left to the retain side.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from grail.data.batches import PaddedBatch
+from grail.model.forward import row_mean, token_nll
 from grail.model.load import LoadedModel
-from grail.objectives.base import Objective, RowLosses, Setting, descent
+from grail.objectives.base import Objective, RowLosses, Setting
 
 PRESETS = {"learning_rate": 1e-3, "forget_weight": 0.4, "retain_weight": 2.0}
+OPTIONS = {"until": 0.0}
+LIMITS = {"until": (0.0, 1e6)}
 
 
-def ascent(model: LoadedModel, batch: PaddedBatch) -> RowLosses:
-    """-NLL per example."""
-    rows = descent(model, batch)
-    return RowLosses(-rows.loss, rows.nll)
+@dataclass(frozen=True, slots=True)
+class Ascent:
+    """Minus the mean over completion tokens of min(NLL, `until`)."""
+
+    until: float
+
+    def __call__(self, model: LoadedModel, batch: PaddedBatch) -> RowLosses:
+        """Losses (B,) of a micro-batch."""
+        nll = token_nll(model, batch)  # (M,)
+        pushed = nll.clamp(max=self.until) if self.until else nll
+        return RowLosses(-row_mean(pushed, batch), row_mean(nll.detach(), batch))
 
 
-def make(_: Setting) -> Objective:
+ascent = Ascent(until=0.0)
+"""As published."""
+
+
+def make(setting: Setting) -> Objective:
     """Nothing stays the same from step to step: there is nothing to prepare."""
-    return ascent
+    return Ascent(setting.config.number("until"))
