@@ -29,7 +29,7 @@ from provenance import commit
 
 from cli.facts import EXAMPLES, read_facts
 from grail.config import UnlearnConfig
-from grail.plan import Estimate, ModelShape, Placement, Workload, cpu, estimate
+from grail.plan import Estimate, Layout, ModelShape, Workload, cpu, estimate
 from grail.plan.fit import width
 from grail.plan.memory import weight_bytes
 from grail.plan.seconds import Cost
@@ -154,7 +154,7 @@ def calibrate(precision: str) -> float:
         once()
     seconds = (time.process_time() - start) / CALIBRATION_PASSES
     shape, entries = sizes()
-    bytes_of_weights = weight_bytes(shape, Placement(model.precision.itemsize))
+    bytes_of_weights = weight_bytes(shape, Layout(model.precision.itemsize))
     length = work.item_tokens / work.items
     cost = Cost(shape, entries, length, work.completion_share, cpu(1), bytes_of_weights, False)
     beside = cost.seconds(0.0, 1, back=True)
@@ -203,8 +203,8 @@ def compare(chosen: list[int], precision: str) -> None:
         result: dict = child("--run", str(size), "--precision", precision)  # type: ignore[assignment]
         work = Workload(**{**result["work"], "forget_items": tuple(result["work"]["forget_items"])})
         config = config_of(SIZES[size][1], SIZES[size][2], result["precision"])
-        placement = Placement(width(result["precision"]))
-        show(size, result, estimate(shape, entries, work, config, device, placement))
+        layout = Layout(width(result["precision"]))
+        show(size, result, estimate(shape, entries, work, config, device, layout))
 
 
 def main() -> None:

@@ -71,7 +71,7 @@ def verdict(question: Question, found: Plan) -> str:
 
 def _way(question: Question, found: Plan) -> str:
     """With what it fits."""
-    size, place = found.micro_batch, found.placement
+    size, place = found.micro_batch, found.layout
     words = [f"with micro-batches of {size}"]
     if size < question.config.micro_batch:
         words[0] += f" (asked for: {question.config.micro_batch})"
@@ -99,7 +99,7 @@ def assumptions(question: Question, found: Plan) -> list[str]:
         lines.append(
             f"layers spread over {question.devices} devices: memory is divided, time is not (one works at a time)"
         )
-    if found.placement.quantisation != "none":
+    if found.layout.quantisation != "none":
         lines.append("spreading out quantised weights at each pass is not counted in the seconds")
     return lines
 
@@ -143,8 +143,8 @@ def as_json(question: Question, found: Plan) -> dict[str, Any]:
         "bytes": result.bytes,
         "memory": {name: dict(parts) for name, parts in result.memory.items()},
         "micro_batch": found.micro_batch,
-        "activation_checkpointing": found.placement.checkpointing,
-        "quantisation": found.placement.quantisation,
+        "activation_checkpointing": found.layout.checkpointing,
+        "quantisation": found.layout.quantisation,
         "least_devices": found.least_devices,
         "workload": asdict(question.load),
         "assumptions": assumptions(question, found),

@@ -55,9 +55,11 @@ def document(
 
     `job`, `requests` and `model` hold at least the keys named above (JOB, REQUEST; base_path_name, base_digest, note,
     start_adapter, candidate_adapter, reference); others are ignored. `regions` is `MaskSet.summary`, None without
-    masks; `limits` are further sentences. Raises KeyError for a missing key.
+    masks, with those of the runs before under `earlier` where there were several; `limits` are further sentences.
+    Raises KeyError for a missing key.
     """
     reference = str(model["reference"])
+    earlier = [_regions(found) for found in (regions or {}).get("earlier", ())]
     return {
         "schema": SCHEMA,
         "job": {key: job[key] for key in JOB},
@@ -72,6 +74,7 @@ def document(
         },
         "summary": result.summary,
         "regions": _regions(regions),
+        **({"earlier_regions": earlier} if earlier else {}),
         "training": _training(log),
         "examples": [_example(row, str(job["id"])) for row in result.rows],
         "environment": {key: environment[key] for key in ENVIRONMENT},

@@ -106,7 +106,8 @@ class Pipeline:
         candidate = self.scores("candidate", done[-1].key)
         for leg in done:
             shutil.rmtree(self.store.directory(leg.key), ignore_errors=True)
-        regions = done[-1].masks.summary if done[-1].masks else None
+        found = [leg.masks.summary for leg in done if leg.masks]
+        regions = {**found[-1], "earlier": found[:-1]} if found else None
         log = joined([leg.log for leg in done])
         return self.outcome(original, candidate, reference, held_out=without, regions=regions, log=log, state=state)
 

@@ -178,7 +178,19 @@ def _training(document: Document) -> Iterable[Block]:
 
 
 def _regions(document: Document) -> Iterable[Block]:
-    regions = document["regions"]
+    every = [*document.get("earlier_regions", ()), document["regions"]]
+    for number, regions in enumerate(every, start=1):
+        if len(every) > 1:
+            yield Part(f"Run {number} of {len(every)}: {_domains(regions)}")
+        yield from _regions_of(document, regions)
+
+
+def _domains(regions: Mapping[str, Any]) -> str:
+    """The domains that a run localised in."""
+    return ", ".join(sorted({label.partition("/")[0] for label in regions.get("examples", {})}))
+
+
+def _regions_of(document: Document, regions: Mapping[str, Any]) -> Iterable[Block]:
     if not (regions["op_ur"]["count"] or regions["op_rr"]["count"]):
         yield Said(("No regions were located in this run: every entry of the adapter could change.",))
         return
@@ -196,7 +208,7 @@ def _regions(document: Document) -> Iterable[Block]:
             "The same overlap layer by layer is in the JSON document.",
         )
     )
-    yield from _charts(diagrams.overlap(document))
+    yield from _charts(diagrams.overlap(regions))
 
 
 def _share(region: Mapping[str, Any]) -> str:

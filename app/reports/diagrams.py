@@ -63,9 +63,9 @@ def checkpoints(document: Document) -> Chart | None:
     return Chart("Scores of the checkpoints, means over domains", svg, alt) if svg else None
 
 
-def overlap(document: Document) -> Chart | None:
+def overlap(regions: Mapping[str, Any]) -> Chart | None:
     """How much the four sets' most important entries coincide."""
-    found = document["regions"]["jaccard"]
+    found = regions["jaccard"]
     labels, whole = found["labels"], found["whole"]
     if not labels:
         return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from grail.config import UnlearnConfig
 from grail.plan.devices import Device
-from grail.plan.memory import Placement, stage_bytes, weight_bytes
+from grail.plan.memory import Layout, stage_bytes, weight_bytes
 from grail.plan.seconds import Cost, stage_seconds
 from grail.plan.shape import ModelShape, Workload
 
@@ -29,12 +29,12 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to run with so that a job fits: micro-batch, placement, and whether it `fits` at all. `least_devices` is the
+    """What to run with so that a job fits: micro-batch, layout, and whether it `fits` at all. `least_devices` is the
     smallest number of such devices that hold it in full precision with one example at a time (None: more than
     MOST_DEVICES)."""
 
     micro_batch: int
-    placement: Placement
+    layout: Layout
     fits: bool
     least_devices: int | None
     estimate: Estimate
@@ -56,7 +56,7 @@ def estimate(
     load: Workload,
     config: UnlearnConfig,
     device: Device,
-    placement: Placement | None = None,
+    layout: Layout | None = None,
 ) -> Estimate:
     """Seconds and bytes of a job as it is configured.
 
@@ -65,7 +65,7 @@ def estimate(
     """
     if not device.flop_per_second > 0:
         raise ValueError(f"flop_per_second is {device.flop_per_second}: it must be above 0")
-    where = placement or Placement(width(config.precision))
+    where = layout or Layout(width(config.precision))
     length = load.scored_tokens / max(load.scored, 1)
     cost = Cost(shape, entries, length, load.completion_share, device, weight_bytes(shape, where), where.checkpointing)
     stages = stage_seconds(cost, load, config)
@@ -90,7 +90,7 @@ def plan(
     """
     bases = QUANTISATIONS if quantisation is None else (quantisation,)
     found = None
-    for way, changed in _ways(config, Placement(width(config.precision), devices=devices), bases):
+    for way, changed in _ways(config, Layout(width(config.precision), devices=devices), bases):
         result = estimate(shape, entries, load, changed, device, way)
         fits = device.memory is None or result.bytes <= device.memory
         found = Plan(changed.micro_batch, way, fits, None, result)
@@ -100,8 +100,8 @@ def plan(
     return replace(found, least_devices=_least(shape, entries, load, config, device))
 
 
-def _ways(config: UnlearnConfig, start: Placement, bases: tuple[str, ...]) -> Iterator[tuple[Placement, UnlearnConfig]]:
-    """Placements and settings, the least intrusive first."""
+def _ways(config: UnlearnConfig, start: Layout, bases: tuple[str, ...]) -> Iterator[tuple[Layout, UnlearnConfig]]:
+    """Layouts and settings, the least intrusive first."""
     for base in bases:
         for checkpointing in (False, True):
             way = replace(start, quantisation=base, checkpointing=checkpointing)
@@ -123,7 +123,7 @@ def _least(shape: ModelShape, entries: int, load: Workload, config: UnlearnConfi
         return 1
     single = replace(config, micro_batch=1)
     for count in range(1, MOST_DEVICES + 1):
-        way = Placement(width(config.precision), checkpointing=True, devices=count)
+        way = Layout(width(config.precision), checkpointing=True, devices=count)
         if estimate(shape, entries, load, single, device, way).bytes <= device.memory:
             return count
     return None

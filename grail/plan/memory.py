@@ -30,7 +30,7 @@ the divergence with its temporaries, the gradient."""
 
 
 @dataclass(frozen=True, slots=True)
-class Placement:
+class Layout:
     """How the base lies on devices: `none`, `int8` or `nf4`; its layers spread over `devices`; with or without
     activation checkpointing. `width` is bytes a weight and an activation outside of a quantised base."""
 
@@ -40,11 +40,11 @@ class Placement:
     devices: int = 1
 
 
-def weight_bytes(shape: ModelShape, placement: Placement) -> int:
+def weight_bytes(shape: ModelShape, layout: Layout) -> int:
     """All weights of the base, over all devices. Projections may be quantised; embeddings, norms and the output matrix
     stay as they are."""
-    each = QUANTISED_BYTES.get(placement.quantisation, float(placement.width))
-    return int(shape.projected * each) + (shape.parameters - shape.projected) * placement.width
+    each = QUANTISED_BYTES.get(layout.quantisation, float(layout.width))
+    return int(shape.projected * each) + (shape.parameters - shape.projected) * layout.width
 
 
 def layer_bytes(shape: ModelShape, rank: float, length: float, width: int, eager: bool) -> float:
@@ -60,27 +60,27 @@ def layer_bytes(shape: ModelShape, rank: float, length: float, width: int, eager
 
 
 def stage_bytes(
-    shape: ModelShape, entries: int, load: Workload, config: UnlearnConfig, device: Device, placement: Placement
+    shape: ModelShape, entries: int, load: Workload, config: UnlearnConfig, device: Device, layout: Layout
 ) -> dict[str, dict[str, int]]:
     """Bytes on the fullest device while loading, localising, training and evaluating, part by part.
 
     Layers are spread evenly; the output matrix and its logits lie on one device. What a GPU does not hold (scores of
     finished sets, kept states of the adapter) lies in the machine's memory and is not counted there.
     """
-    base = weight_bytes(shape, placement)
-    part = 1 / placement.devices
+    base = weight_bytes(shape, layout)
+    part = 1 / layout.devices
     whole = {
         "runtime": CONTEXT_BYTES if device.is_gpu else RUNTIME_BYTES,
         "weights": math.ceil(base * part),
     }
     stages = {
-        "localise": _localise(shape, entries, load, config, device, placement),
-        "train": _train(shape, entries, load, config, device, placement),
-        "evaluate": _evaluate(shape, entries, load, device, placement),
+        "localise": _localise(shape, entries, load, config, device, layout),
+        "train": _train(shape, entries, load, config, device, layout),
+        "evaluate": _evaluate(shape, entries, load, device, layout),
     }
     slack = CACHING_SLACK if device.is_gpu else ALLOCATOR_SLACK
     found = {name: whole | {k: math.ceil(v) for k, v in _slack(parts, slack).items()} for name, parts in stages.items()}
-    if not device.is_gpu and shape.stored_bytes != placement.width:
+    if not device.is_gpu and shape.stored_bytes != layout.width:
         # The file is mapped while it is converted, and mapped pages count as held.
         found = {"load": whole | {"file": shape.parameters * shape.stored_bytes}} | found
     return found
@@ -91,24 +91,24 @@ def _slack(parts: dict[str, float], slack: float) -> dict[str, float]:
     return {name: value * (slack if name in {"activations", "logits"} else 1.0) for name, value in parts.items()}
 
 
-def _passing(shape: ModelShape, entries: int, rows: int, load: Workload, device: Device, placement: Placement) -> float:
+def _passing(shape: ModelShape, entries: int, rows: int, load: Workload, device: Device, layout: Layout) -> float:
     """Activations of a pass over `rows` of the longest rows whose gradient is wanted, on one device.
 
     Without checkpointing every layer's are kept, and one layer's signals flow back; with it the fp32 input of each
     layer, and one layer's activations and signals. In bf16 autocast keeps a copy of the adapter; a quantised base is
     spread out one projection at a time.
     """
-    tokens, layers = rows * load.longest_tokens, shape.layers / placement.devices
+    tokens, layers = rows * load.longest_tokens, shape.layers / layout.devices
     sizes = shape.layers * sum(i + o for i, o in shape.linears.values())
-    each = tokens * layer_bytes(shape, entries / sizes, load.longest_tokens, placement.width, device.eager)
-    kept = layers * tokens * shape.hidden * 4 + each if placement.checkpointing else layers * each
-    copies = 2 * entries / placement.devices if placement.width == 2 else 0.0
-    spread = max(i * o for i, o in shape.linears.values()) * 2 if placement.quantisation != "none" else 0.0
+    each = tokens * layer_bytes(shape, entries / sizes, load.longest_tokens, layout.width, device.eager)
+    kept = layers * tokens * shape.hidden * 4 + each if layout.checkpointing else layers * each
+    copies = 2 * entries / layout.devices if layout.width == 2 else 0.0
+    spread = max(i * o for i, o in shape.linears.values()) * 2 if layout.quantisation != "none" else 0.0
     return kept + each + copies + spread
 
 
 def _localise(
-    shape: ModelShape, entries: int, load: Workload, config: UnlearnConfig, device: Device, placement: Placement
+    shape: ModelShape, entries: int, load: Workload, config: UnlearnConfig, device: Device, layout: Layout
 ) -> dict[str, float]:
     examples = min(max(1, config.micro_batch // config.draws), max(load.items, 1))
     rows = examples * config.draws
@@ -121,15 +121,15 @@ def _localise(
         / sum(shape.layers * (i + o) for i, o in shape.linears.values())
     )
     return {
-        "adapter": entries * 4 * (2 if device.is_gpu else 3) / placement.devices,
-        "scores": entries * 4 * here / placement.devices + examples * largest * 12,
-        "activations": _passing(shape, entries, rows, load, device, placement),
-        "logits": predicted * shape.vocabulary * (16 + placement.width),
+        "adapter": entries * 4 * (2 if device.is_gpu else 3) / layout.devices,
+        "scores": entries * 4 * here / layout.devices + examples * largest * 12,
+        "activations": _passing(shape, entries, rows, load, device, layout),
+        "logits": predicted * shape.vocabulary * (16 + layout.width),
     }
 
 
 def _train(
-    shape: ModelShape, entries: int, load: Workload, config: UnlearnConfig, device: Device, placement: Placement
+    shape: ModelShape, entries: int, load: Workload, config: UnlearnConfig, device: Device, layout: Layout
 ) -> dict[str, float]:
     """Adapter: value, gradient, contribution, their sum and two moments; in the machine's memory also the starting, the
     first and the best state. Masks: two bytes an entry."""
@@ -137,26 +137,26 @@ def _train(
     rows = min(config.micro_batch, half, max(load.items, 1))
     predicted = rows * load.longest_tokens * load.completion_share
     return {
-        "adapter": entries * 4 * (6 if device.is_gpu else 9) / placement.devices,
-        "masks": 2.0 * entries / placement.devices,
-        "activations": _passing(shape, entries, rows, load, device, placement),
+        "adapter": entries * 4 * (6 if device.is_gpu else 9) / layout.devices,
+        "masks": 2.0 * entries / layout.devices,
+        "activations": _passing(shape, entries, rows, load, device, layout),
         "logits": predicted * shape.vocabulary * LOGIT_BYTES,
     }
 
 
 def _evaluate(
-    shape: ModelShape, entries: int, load: Workload, device: Device, placement: Placement
+    shape: ModelShape, entries: int, load: Workload, device: Device, layout: Layout
 ) -> dict[str, float]:
     """Nothing is kept but the layer at hand and, in free answers, keys and values; logits stay within 128 MiB
     (grail.metrics.likelihood.LOGIT_BYTES and its log-softmax)."""
     rows = min(FORWARD_ROWS, max(load.scored, 1))
     tokens = min(FORWARD_TOKENS, rows * load.longest_tokens)
     length = load.longest_tokens
-    layer = tokens * layer_bytes(shape, 0, length, placement.width, device.eager)
-    cache = tokens * 2 * shape.keys * placement.width * shape.layers / placement.devices
+    layer = tokens * layer_bytes(shape, 0, length, layout.width, device.eager)
+    cache = tokens * 2 * shape.keys * layout.width * shape.layers / layout.devices
     predicted = tokens * load.completion_share
     return {
-        "adapter": entries * 4 * (1 if device.is_gpu else 3) / placement.devices,
+        "adapter": entries * 4 * (1 if device.is_gpu else 3) / layout.devices,
         "activations": layer + cache,
         "logits": min(predicted * shape.vocabulary * 8, 2**27),
     }

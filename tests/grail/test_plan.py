@@ -12,7 +12,7 @@ from grail.config import LEAST_STEPS, METHODS, MOST_STEPS, UnlearnConfig
 from grail.evaluate import MICRO_BATCH
 from grail.methods import needs_gradients
 from grail.metrics.likelihood import ANSWER_SLACK, TOKENS_AT_ONCE
-from grail.plan import NAMED_SHAPES, Device, ModelShape, Placement, Workload, cpu, device_named, estimate, plan, seconds
+from grail.plan import NAMED_SHAPES, Device, Layout, ModelShape, Workload, cpu, device_named, estimate, plan, seconds
 from grail.plan.devices import GIGABYTE
 from grail.plan.fit import Estimate
 from grail.plan.memory import RUNTIME_BYTES, layer_bytes, weight_bytes
@@ -90,7 +90,7 @@ def test_seconds_follow_the_formula():
 
 def test_weights_read_and_operations_handed_over_add_up_on_a_processor_and_overlap_on_a_gpu():
     slow = dataclasses.replace(IDEAL, bytes_per_second=1.0, dispatch_seconds=10.0)
-    weights = weight_bytes(TINY, Placement(2))
+    weights = weight_bytes(TINY, Layout(2))
     one = Workload(2, 20, 2, 20, 12, (1,))
     computing = 3 * 20 * FORWARD / (1000 * FORWARD_GAIN) + 3 * weights
     gpu, processor = (
@@ -106,7 +106,7 @@ def test_weights_read_and_operations_handed_over_add_up_on_a_processor_and_overl
 def test_the_adapter_is_read_and_written_at_each_step():
     memory = dataclasses.replace(IDEAL, bytes_per_second=1e6, flop_per_second=1e18)
     config = UnlearnConfig(objective="ascent", steps=7, examples_per_step=2)
-    reading = 7 * 2 * 2 * weight_bytes(TINY, Placement(2)) / 1e6
+    reading = 7 * 2 * 2 * weight_bytes(TINY, Layout(2)) / 1e6
     expected = reading + 7 * 100 * 4 * OPTIMISER_PASSES / 1e6
     assert estimate(TINY, 100, LOAD, config, memory).stages["train"] == pytest.approx(expected)
 
@@ -167,7 +167,7 @@ def test_checkpointing_takes_one_more_forward_pass_through_the_layers_and_less_m
     config = UnlearnConfig(objective="ascent", steps=1, examples_per_step=4)
     shape = NAMED_SHAPES["llama-7b"]
     plain, checkpointed = (
-        estimate(shape, 1000, LOAD, config, IDEAL, Placement(2, checkpointing=on)) for on in (False, True)
+        estimate(shape, 1000, LOAD, config, IDEAL, Layout(2, checkpointing=on)) for on in (False, True)
     )
     through = 2 * (shape.projected + 1000) + 4 * shape.layers * shape.queries * 10
     assert checkpointed.stages["train"] - plain.stages["train"] == pytest.approx(30 * through / 1000)
@@ -197,14 +197,14 @@ def test_a_layer_keeps_what_autograd_was_seen_to_keep(width, bytes_a_token):
 def test_a_quantised_base_shrinks_its_projections_alone():
     shape = NAMED_SHAPES["llama-7b"]
     rest = shape.parameters - shape.projected
-    assert weight_bytes(shape, Placement(2)) == 2 * shape.parameters
-    assert weight_bytes(shape, Placement(2, "int8")) == shape.projected + 2 * rest
-    assert weight_bytes(shape, Placement(2, "nf4")) == shape.projected * 9 // 16 + 2 * rest
+    assert weight_bytes(shape, Layout(2)) == 2 * shape.parameters
+    assert weight_bytes(shape, Layout(2, "int8")) == shape.projected + 2 * rest
+    assert weight_bytes(shape, Layout(2, "nf4")) == shape.projected * 9 // 16 + 2 * rest
 
 
 def test_more_devices_divide_weights_and_not_time():
     one, eight = (
-        estimate(NAMED_SHAPES["llama-70b"], 10**6, LOAD, UnlearnConfig(), IDEAL, Placement(2, devices=count))
+        estimate(NAMED_SHAPES["llama-70b"], 10**6, LOAD, UnlearnConfig(), IDEAL, Layout(2, devices=count))
         for count in (1, 8)
     )
     assert eight.memory["train"]["weights"] == pytest.approx(one.memory["train"]["weights"] / 8, abs=1)
@@ -223,7 +223,7 @@ def planned(memory_gb: float, devices: int = 1, quantisation: str | None = None)
 def test_the_least_intrusive_way_that_fits_is_taken():
     sizes = (200, 80, 48, 18, 14, 4)
     ways = [planned(size) for size in sizes]
-    assert [(way.fits, way.placement.checkpointing, way.placement.quantisation) for way in ways] == [
+    assert [(way.fits, way.layout.checkpointing, way.layout.quantisation) for way in ways] == [
         (True, False, "none"),
         (True, False, "none"),
         (True, True, "none"),
@@ -237,7 +237,7 @@ def test_the_least_intrusive_way_that_fits_is_taken():
 
 
 def test_a_base_that_is_asked_for_is_the_only_one_tried():
-    assert planned(48, quantisation="nf4").placement.quantisation == "nf4"
+    assert planned(48, quantisation="nf4").layout.quantisation == "nf4"
     assert not planned(18, quantisation="none").fits
     assert planned(18, devices=2, quantisation="none").fits
 

@@ -133,6 +133,15 @@ def test_the_times_of_a_stage_are_those_of_all_its_legs(bench: Bench, monkeypatc
     assert outcome.timings == {"original": 1, "reference": 1, "localise": 2, "unlearn": 2, "candidate": 1}
 
 
+def test_the_report_shows_the_regions_of_every_leg(bench: Bench) -> None:
+    outcome = bench.run(examples=BOTH, unlearn={"strategy": IN_TURN})
+    assert outcome.regions is not None
+    legs = [set(found["examples"]) for found in (*outcome.regions["earlier"], outcome.regions)]
+    assert legs == [{f"{domain}/{side}" for side in ("forget", "retain")} for domain in ("privacy", "copyright")]
+    shown = report_of(outcome, UnlearnConfig(strategy=IN_TURN))
+    assert "Run 1 of 2: privacy" in shown and "Run 2 of 2: copyright" in shown
+
+
 def test_a_batch_of_which_no_domain_is_named_ends_before_any_compute(bench: Bench) -> None:
     with pytest.raises(NothingNamed, match=r"the strategy copyright names none of the domains .*: privacy"):
         bench.run(unlearn={"strategy": "copyright"})

@@ -1,7 +1,7 @@
 """`ascent`: the paper's objective, minus the mean completion NLL. Unbounded unless `until` bounds it.
 
-The presets' ratio of the weights is that of the published factors, -0.4 and +2.0. The option `until` (nats; 0: never, as
-published) is a stop rule for each token: one that has become so unlikely is pushed no further, and what it no longer
+The presets' ratio of the weights is that of the published factors, -0.4 and +2.0. The option `until` (nats; 0: never,
+as published) is a stop rule for each token: one that has become so unlikely is pushed no further, and what it no longer
 asks for is left to the retain side.
 """
 

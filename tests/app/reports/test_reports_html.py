@@ -160,7 +160,7 @@ def test_five_hundred_examples_are_folded_away():
 
 def test_charts_show_what_the_tables_say_and_speak_to_those_who_can_not_see_them():
     document = sample()
-    drawn = [successes(document, "privacy"), losses(document), checkpoints(document), overlap(document)]
+    drawn = [successes(document, "privacy"), losses(document), checkpoints(document), overlap(document["regions"])]
     for chart in drawn:
         assert isinstance(chart, Chart)
         assert chart.svg.startswith("<svg ") and f'aria-label="{escape(chart.alt)}"' in chart.svg
@@ -174,7 +174,7 @@ def test_charts_show_what_the_tables_say_and_speak_to_those_who_can_not_see_them
 
 def test_without_data_there_is_no_chart():
     document = without_regions(in_base_only())
-    assert (losses(document), checkpoints(document), overlap(document)) == (None, None, None)
+    assert (losses(document), checkpoints(document), overlap(document["regions"])) == (None, None, None)
     document["metrics"]["privacy"] = {}
     assert successes(document, "privacy") is None
 
