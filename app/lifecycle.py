@@ -10,8 +10,9 @@ from enum import StrEnum
 
 
 class RequestState(StrEnum):
-    """Where a request stands. Clocks run in every state but the final ones."""
+    """Where a request stands. Clocks run in every state but the final ones and while it is on hold."""
 
+    NOTICE = "notice"  # a copyright notice that a person has not validated yet
     RECEIVED = "received"
     QUEUED = "queued"
     BATCHED = "batched"
@@ -20,6 +21,11 @@ class RequestState(StrEnum):
     AWAITING_APPROVAL = "awaiting_approval"
     PUBLISHED = "published"
     STANDING = "standing"  # retain items only: they protect knowledge from now on
+    ON_HOLD = "on_hold"  # identity or scope is in question, or a legal hold forbids erasure
+    LINKED = "linked"  # the same was asked before by the same key and is still open: it shares that one's end
+    COUNTERED = "countered"  # erased, and somebody says wrongly so
+    REINSTATED = "reinstated"  # taught again after a counter-notice
+    REFUSED = "refused"
     WITHDRAWN = "withdrawn"
     FAILED = "failed"
     NEEDS_ATTENTION = "needs_attention"
@@ -28,10 +34,22 @@ class RequestState(StrEnum):
 class RequestEvent(StrEnum):
     """What happens to a request."""
 
+    NOTIFY = "notify"  # it starts as a notice
+    VALIDATE = "validate"
     QUEUE = "queue"
     STAND = "stand"
+    HOLD = "hold"
+    RESUME = "resume"
+    RESUME_AS_NOTICE = "resume_as_notice"
+    LINK = "link"
+    UNLINK = "unlink"  # the one that it was linked to ended without an erasure
+    REFUSE = "refuse"
+    COUNTER = "counter"
+    DISMISS = "dismiss"  # the counter-notice was not followed
+    REINSTATE = "reinstate"
     BATCH = "batch"
     START = "start"
+    RELEASE = "release"  # its job is queued again
     EVALUATE = "evaluate"
     SUBMIT_FOR_APPROVAL = "submit_for_approval"
     PUBLISH = "publish"
@@ -58,6 +76,7 @@ class JobEvent(StrEnum):
     """What happens to a job."""
 
     CLAIM = "claim"
+    RELEASE = "release"  # its worker stops, or what it needs is away: queued again, nothing is lost
     RECLAIM = "reclaim"  # the lease ran out: another worker takes it up where its artefacts end
     EVALUATE = "evaluate"
     SUBMIT_FOR_APPROVAL = "submit_for_approval"
@@ -78,7 +97,25 @@ class IllegalMove(ValueError):
 
 _R, _RE, _J, _JE = RequestState, RequestEvent, JobState, JobEvent
 
+_OPEN_TO_A_PERSON = (_R.NOTICE, _R.RECEIVED, _R.QUEUED, _R.BATCHED, _R.NEEDS_ATTENTION)
+"""Requests that no job works on yet."""
+
 REQUEST_MOVES: dict[tuple[RequestState, RequestEvent], RequestState] = {
+    (_R.RECEIVED, _RE.NOTIFY): _R.NOTICE,
+    (_R.NOTICE, _RE.VALIDATE): _R.QUEUED,
+    (_R.NOTICE, _RE.WITHDRAW): _R.WITHDRAWN,
+    (_R.RECEIVED, _RE.LINK): _R.LINKED,
+    (_R.LINKED, _RE.UNLINK): _R.QUEUED,
+    (_R.LINKED, _RE.PUBLISH): _R.PUBLISHED,
+    (_R.LINKED, _RE.WITHDRAW): _R.WITHDRAWN,
+    **{(state, _RE.HOLD): _R.ON_HOLD for state in _OPEN_TO_A_PERSON},
+    **{(state, _RE.REFUSE): _R.REFUSED for state in (*_OPEN_TO_A_PERSON, _R.ON_HOLD)},
+    (_R.ON_HOLD, _RE.RESUME): _R.QUEUED,
+    (_R.ON_HOLD, _RE.RESUME_AS_NOTICE): _R.NOTICE,
+    (_R.ON_HOLD, _RE.WITHDRAW): _R.WITHDRAWN,
+    (_R.PUBLISHED, _RE.COUNTER): _R.COUNTERED,
+    (_R.COUNTERED, _RE.DISMISS): _R.PUBLISHED,
+    (_R.COUNTERED, _RE.REINSTATE): _R.REINSTATED,
     (_R.RECEIVED, _RE.QUEUE): _R.QUEUED,
     (_R.RECEIVED, _RE.STAND): _R.STANDING,
     (_R.RECEIVED, _RE.BATCH): _R.BATCHED,
@@ -92,6 +129,7 @@ REQUEST_MOVES: dict[tuple[RequestState, RequestEvent], RequestState] = {
     (_R.BATCHED, _RE.RETRY): _R.QUEUED,
     (_R.BATCHED, _RE.GIVE_UP): _R.NEEDS_ATTENTION,
     (_R.BATCHED, _RE.FAIL): _R.FAILED,
+    (_R.RUNNING, _RE.RELEASE): _R.BATCHED,
     (_R.RUNNING, _RE.EVALUATE): _R.EVALUATED,
     (_R.RUNNING, _RE.RETRY): _R.QUEUED,
     (_R.RUNNING, _RE.GIVE_UP): _R.NEEDS_ATTENTION,
@@ -113,6 +151,7 @@ JOB_MOVES: dict[tuple[JobState, JobEvent], JobState] = {
     (_J.QUEUED, _JE.CANCEL): _J.CANCELLED,
     (_J.QUEUED, _JE.FAIL): _J.FAILED,
     (_J.RUNNING, _JE.RECLAIM): _J.RUNNING,
+    (_J.RUNNING, _JE.RELEASE): _J.QUEUED,
     (_J.RUNNING, _JE.EVALUATE): _J.EVALUATED,
     (_J.RUNNING, _JE.FAIL): _J.FAILED,
     (_J.RUNNING, _JE.CANCEL): _J.CANCELLED,
@@ -126,6 +165,12 @@ JOB_MOVES: dict[tuple[JobState, JobEvent], JobState] = {
 
 PENDING = frozenset({_R.RECEIVED, _R.QUEUED})
 """Request states that a batch may be made of, and in which a withdrawal needs nobody's help."""
+
+COMPLETED = frozenset(
+    {_R.PUBLISHED, _R.STANDING, _R.WITHDRAWN, _R.FAILED, _R.REFUSED, _R.COUNTERED, _R.REINSTATED}
+)
+"""Request states in which nothing is owed any more: their clock has stopped for good. An erasure that is published may
+still be countered; what follows from that is a request of its own."""
 
 
 def advance_request(state: RequestState, event: RequestEvent) -> RequestState:

@@ -18,7 +18,10 @@ def run() -> None:
     with engine.connect() as connection:
         connection.execute(text("SET lock_timeout = '10s'"))
         connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
-        context.configure(connection=connection, target_metadata=Base.metadata, compare_type=True)
+        connection.commit()  # both last as long as the session; each migration has a transaction of its own
+        context.configure(
+            connection=connection, target_metadata=Base.metadata, compare_type=True, transaction_per_migration=True
+        )
         with context.begin_transaction():
             context.run_migrations()
         connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": LOCK})

@@ -4,12 +4,16 @@ from app.tables.adapter import Adapter, AdapterDownload, AdapterState
 from app.tables.audit import Audit
 from app.tables.base import Base
 from app.tables.batch import Batch, BatchExample, BatchMember, BatchReason
+from app.tables.bulk import Import, ImportForm, ImportState
+from app.tables.event import Event
 from app.tables.example import Example, ExampleDomain
-from app.tables.job import Job
+from app.tables.idempotency import Idempotency
+from app.tables.job import Job, JobKind
 from app.tables.key import Key, KeyRole
 from app.tables.report import Report
-from app.tables.request import Request, RequestDomain
+from app.tables.request import HoldKind, Regulation, Request, RequestDomain, RequestKind
 from app.tables.served_model import Replica, ServedModel
+from app.tables.webhook import Delivery, DeliveryState, Webhook
 
 __all__ = [
     "Adapter",
@@ -21,14 +25,26 @@ __all__ = [
     "BatchExample",
     "BatchMember",
     "BatchReason",
+    "Delivery",
+    "DeliveryState",
+    "Event",
     "Example",
     "ExampleDomain",
+    "HoldKind",
+    "Idempotency",
+    "Import",
+    "ImportForm",
+    "ImportState",
     "Job",
+    "JobKind",
     "Key",
     "KeyRole",
+    "Regulation",
     "Replica",
     "Report",
     "Request",
     "RequestDomain",
+    "RequestKind",
     "ServedModel",
+    "Webhook",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import BigInteger, CheckConstraint, Double, ForeignKey, Index, Integer, String
@@ -13,8 +14,18 @@ from app.lifecycle import JobState
 from app.tables.base import Base, Created, Id, enum_of
 
 
+class JobKind(StrEnum):
+    """What a job computes."""
+
+    UNLEARN = "unlearn"
+    REINSTATE = "reinstate"
+
+
 class Job(Base):
-    """`fencing_token` grows with every claim: a worker that lost its lease holds a stale one and can write nothing.
+    """`due_at` is the earliest of its requests' dates, `not_before` when a job that was put off may be taken up again,
+    `needed_bytes` what it takes on a device by the plan.
+
+    `fencing_token` grows with every claim: a worker that lost its lease holds a stale one and can write nothing.
 
     `artefacts` maps a stage to the digest of what it made: a job started again resumes after the last one.
     """
@@ -45,6 +56,13 @@ class Job(Base):
     created_at: Mapped[Created]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    kind: Mapped[JobKind] = mapped_column(
+        enum_of(JobKind, "job_kind"), default=JobKind.UNLEARN, server_default="unlearn"
+    )
+    due_at: Mapped[datetime | None]
+    not_before: Mapped[datetime | None]
+    put_off: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    needed_bytes: Mapped[int | None] = mapped_column(BigInteger)
 
     __table_args__ = (
         CheckConstraint("progress BETWEEN 0 AND 1", name="progress_is_a_share"),
@@ -63,5 +81,6 @@ class Job(Base):
         ),
         Index("ix_job_served_model_id_id", "served_model_id", "id"),
         Index("ix_job_state_id", "state", "id"),
+        Index("ix_job_queued_due_at_id", "due_at", "id", postgresql_where="state = 'queued'"),
         Index("ix_job_lease_until", "lease_until", postgresql_where="state = 'running'"),
     )

@@ -21,8 +21,37 @@ class RequestDomain(StrEnum):
     COPYRIGHT = "copyright"
 
 
+class RequestKind(StrEnum):
+    """What is asked for."""
+
+    ERASE = "erase"  # or, with retain items alone, protect
+    REINSTATE = "reinstate"  # teach again what `original_id` had erased
+
+
+class Regulation(StrEnum):
+    """What sets the due date."""
+
+    GDPR = "gdpr"  # one calendar month, by two more with a reason
+    CCPA = "ccpa"  # 45 days, by 45 more with a reason
+    COPYRIGHT = "copyright"  # the served model's policy
+    NONE = "none"  # the service's own GRAIL_REQUEST_DUE_DAYS
+
+
+class HoldKind(StrEnum):
+    """Why a request is on hold."""
+
+    IDENTITY = "identity"
+    SCOPE = "scope"
+    LEGAL = "legal"
+
+
 class Request(Base):
-    """`settings` holds what changed after a failed try; `outcome` numbers and states only, never text."""
+    """`settings` holds what changed after a failed try; `outcome` numbers and states only, never text.
+
+    `first_due_at` is the due date before it was extended. While it is held its clock stands; what it stood is added to
+    both dates at its end. Requests with one `group_id` are batched together and with no others: halves of a batch that
+    failed. `content_until` is how long the content of an erased work is kept for a counter-notice.
+    """
 
     __tablename__ = "request"
 
@@ -41,19 +70,56 @@ class Request(Base):
     received_at: Mapped[Created]
     due_at: Mapped[datetime]
     completed_at: Mapped[datetime | None]
+    kind: Mapped[RequestKind] = mapped_column(
+        enum_of(RequestKind, "request_kind"), default=RequestKind.ERASE, server_default="erase"
+    )
+    regulation: Mapped[Regulation] = mapped_column(
+        enum_of(Regulation, "regulation"), default=Regulation.NONE, server_default="none"
+    )
+    first_due_at: Mapped[datetime | None]
+    extended_at: Mapped[datetime | None]
+    extension_reason: Mapped[str | None] = mapped_column(String(2000))
+    held_since: Mapped[datetime | None]
+    hold_kind: Mapped[HoldKind | None] = mapped_column(enum_of(HoldKind, "hold_kind"))
+    hold_reason: Mapped[str | None] = mapped_column(String(2000))
+    refusal_reason: Mapped[str | None] = mapped_column(String(2000))
+    fingerprint: Mapped[str | None] = mapped_column(String(64))
+    duplicate_of_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("request.id"))
+    original_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("request.id"))
+    group_id: Mapped[uuid.UUID | None]
+    countered_at: Mapped[datetime | None]
+    counter_reason: Mapped[str | None] = mapped_column(String(2000))
+    content_until: Mapped[datetime | None]
 
     __table_args__ = (
         CheckConstraint("tries >= 0", name="tries_are_not_negative"),
         CheckConstraint("due_at > received_at", name="due_after_receipt"),
         CheckConstraint(
-            "(completed_at IS NOT NULL) = (state IN ('published', 'standing', 'withdrawn', 'failed'))",
+            "(completed_at IS NOT NULL) = (state IN ('published', 'standing', 'withdrawn', 'failed', 'refused', "
+            "'countered', 'reinstated'))",
             name="completed_when_final",
         ),
+        CheckConstraint("(extended_at IS NULL) = (first_due_at IS NULL)", name="extension_is_whole"),
+        CheckConstraint("due_at >= first_due_at", name="extended_forward"),
+        CheckConstraint("(state = 'on_hold') = (held_since IS NOT NULL)", name="held_since_when_on_hold"),
+        CheckConstraint("(held_since IS NULL) = (hold_kind IS NULL)", name="hold_is_whole"),
+        CheckConstraint("state <> 'linked' OR duplicate_of_id IS NOT NULL", name="linked_to_something"),
+        CheckConstraint("(kind = 'reinstate') = (original_id IS NOT NULL)", name="reinstates_something"),
+        CheckConstraint("state <> 'refused' OR refusal_reason IS NOT NULL", name="refused_with_a_reason"),
         # Newest first, whole and per owner, model or state: every list and filter reads one of these.
         Index("ix_request_created_by_id", "created_by", "id"),
         Index("ix_request_served_model_id_state_id", "served_model_id", "state", "id"),
         Index("ix_request_state_id", "state", "id"),
         Index("ix_request_domain_id", "domain", "id"),
         Index("ix_request_client_reference", "client_reference"),
+        Index(
+            "ix_request_open_due_at_id",
+            "due_at",
+            "id",
+            postgresql_where="completed_at IS NULL AND held_since IS NULL",
+        ),
+        Index("ix_request_fingerprint", "created_by", "fingerprint", postgresql_where="completed_at IS NULL"),
+        Index("ix_request_duplicate_of_id", "duplicate_of_id", postgresql_where="duplicate_of_id IS NOT NULL"),
+        Index("ix_request_original_id", "original_id", postgresql_where="original_id IS NOT NULL"),
         Index("ix_request_pending", "served_model_id", "due_at", postgresql_where="state IN ('received', 'queued')"),
     )

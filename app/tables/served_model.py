@@ -13,7 +13,11 @@ from app.tables.base import Base, Created, Id
 
 
 class ServedModel(Base):
-    """`alias_revision` grows with every move of the alias: the compare-and-swap that publishes compares it."""
+    """`alias_revision` grows with every move of the alias: the compare-and-swap that publishes compares it.
+
+    `breaker_failures` counts jobs in a row that failed for no fault of their requests; while `breaker_opened_at` is set
+    no job of the model starts.
+    """
 
     __tablename__ = "served_model"
 
@@ -31,6 +35,9 @@ class ServedModel(Base):
     alias_revision: Mapped[int] = mapped_column(BigInteger, default=0)
     created_at: Mapped[Created]
     updated_at: Mapped[Created]
+    breaker_failures: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    breaker_opened_at: Mapped[datetime | None]
+    breaker_error: Mapped[dict[str, Any] | None]
 
     __table_args__ = (
         CheckConstraint("name ~ '^[a-z0-9][a-z0-9-]{0,62}$'", name="name_is_a_slug"),

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from app.jobs.members import OPEN
 from app.jobs.repository import AT_WORK
 from app.lifecycle import (
+    COMPLETED,
     JOB_MOVES,
     PENDING,
     REQUEST_MOVES,
@@ -28,7 +29,7 @@ from app.lifecycle import (
 )
 
 R, J = RequestState, JobState
-FINAL_REQUESTS = {R.PUBLISHED, R.STANDING, R.WITHDRAWN, R.FAILED}
+FINAL_REQUESTS = {R.STANDING, R.WITHDRAWN, R.FAILED, R.REFUSED, R.REINSTATED}
 FINAL_JOBS = {J.PUBLISHED, J.REJECTED, J.FAILED, J.CANCELLED}
 TABLES: list[tuple[type[StrEnum], type[StrEnum], Mapping[Any, Any], StrEnum, set[Any], Any]] = [
     (R, RequestEvent, REQUEST_MOVES, R.RECEIVED, FINAL_REQUESTS, advance_request),
@@ -92,7 +93,23 @@ def test_a_request_in_a_jobs_hands_can_always_go_back_to_the_queue_or_to_a_perso
 
 def test_a_person_can_withdraw_whatever_no_job_works_on() -> None:
     can = {state for state in R if (state, RequestEvent.WITHDRAW) in REQUEST_MOVES}
-    assert can == {R.RECEIVED, R.QUEUED, R.BATCHED, R.NEEDS_ATTENTION}
+    assert can == {R.NOTICE, R.RECEIVED, R.QUEUED, R.BATCHED, R.NEEDS_ATTENTION, R.ON_HOLD, R.LINKED}
+
+
+def test_an_erasure_ends_unless_it_is_countered() -> None:
+    ways = {event: after for (state, event), after in REQUEST_MOVES.items() if state is R.PUBLISHED}
+    assert ways == {RequestEvent.COUNTER: R.COUNTERED}
+    assert FINAL_REQUESTS < COMPLETED == FINAL_REQUESTS | {R.PUBLISHED, R.COUNTERED}
+    assert not COMPLETED & (set(OPEN) | PENDING | {R.ON_HOLD, R.LINKED, R.NOTICE, R.NEEDS_ATTENTION})
+
+
+def test_what_is_on_hold_is_in_no_jobs_hands_and_comes_back_by_a_persons_word_only() -> None:
+    into = {state for (state, event), after in REQUEST_MOVES.items() if after is R.ON_HOLD}
+    assert into == {R.NOTICE, R.RECEIVED, R.QUEUED, R.BATCHED, R.NEEDS_ATTENTION}
+    out = {event for state, event in REQUEST_MOVES if state is R.ON_HOLD}
+    assert out == {
+        RequestEvent.RESUME, RequestEvent.RESUME_AS_NOTICE, RequestEvent.WITHDRAW, RequestEvent.REFUSE
+    }  # fmt: skip
 
 
 def test_what_needs_attention_is_not_final_so_its_clock_runs() -> None:
@@ -109,6 +126,7 @@ def test_a_job_can_not_be_published_unevaluated_or_after_it_ended() -> None:
 FOLLOWS: dict[JobEvent, tuple[RequestEvent, ...]] = {
     JobEvent.CLAIM: (RequestEvent.START,),
     JobEvent.RECLAIM: (),
+    JobEvent.RELEASE: (RequestEvent.RELEASE,),
     JobEvent.EVALUATE: (RequestEvent.EVALUATE,),
     JobEvent.SUBMIT_FOR_APPROVAL: (RequestEvent.SUBMIT_FOR_APPROVAL,),
     JobEvent.PUBLISH: (RequestEvent.PUBLISH,),
@@ -119,6 +137,12 @@ FOLLOWS: dict[JobEvent, tuple[RequestEvent, ...]] = {
 """What may happen to a member when something happens to its job."""
 
 
+OF_JOBS = {event for events in FOLLOWS.values() for event in events} - {RequestEvent.PUBLISH}
+ALONE = sorted(set(RequestEvent) - OF_JOBS | {RequestEvent.FAIL})
+"""What happens to a request outside of a job."""
+WITH_A_PERSON = {R.NEEDS_ATTENTION, R.NOTICE, R.ON_HOLD}
+
+
 class TwoLives(RuleBasedStateMachine):
     """A request and the job that serves it, moved as the service moves them, in any order that the tables allow."""
 
@@ -127,7 +151,7 @@ class TwoLives(RuleBasedStateMachine):
         self.request: RequestState = R.RECEIVED
         self.job: JobState | None = None
 
-    @rule(event=st.sampled_from([RequestEvent.QUEUE, RequestEvent.BATCH, RequestEvent.WITHDRAW, RequestEvent.FAIL]))
+    @rule(event=st.sampled_from(ALONE))
     def alone(self, event: RequestEvent) -> None:
         """What happens to a request outside of a job."""
         if self.job is not None or (self.request, event) not in REQUEST_MOVES:
@@ -156,7 +180,7 @@ class TwoLives(RuleBasedStateMachine):
         if self.job is not None:
             assert self.request in OPEN
         else:
-            assert self.request in PENDING | {R.NEEDS_ATTENTION} | FINAL_REQUESTS
+            assert self.request in PENDING | WITH_A_PERSON | {R.LINKED} | COMPLETED
 
     @invariant()
     def moves_together(self) -> None:

@@ -15,20 +15,27 @@ from grail.model.load import LoadedModel
 from grail.objectives.base import Objective, RowLosses, Setting
 
 PRESETS = {"learning_rate": 1e-3, "forget_weight": 0.4, "retain_weight": 2.0}
-OPTIONS = {"until": 0.0}
-LIMITS = {"until": (0.0, 1e6)}
+OPTIONS = {"until": 0.0, "hold": 0.0, "weights": "equal"}
+LIMITS = {"until": (0.0, 1e6), "hold": (0.0, 1.0), "weights": ("equal", "odds")}
 
 
 @dataclass(frozen=True, slots=True)
 class Ascent:
-    """Minus the mean over completion tokens of min(NLL, `until`)."""
+    """Minus the mean over completion tokens of min(NLL, `until`) - `hold` x max(NLL - `until`, 0)."""
 
     until: float
+    hold: float = 0.0
+    odds: bool = False
 
     def __call__(self, model: LoadedModel, batch: PaddedBatch) -> RowLosses:
         """Losses (B,) of a micro-batch."""
         nll = token_nll(model, batch)  # (M,)
-        pushed = nll.clamp(max=self.until) if self.until else nll
+        pushed = nll
+        if self.until:
+            pushed = nll.clamp(max=self.until) - self.hold * (nll - self.until).clamp(min=0.0)
+        if self.odds:
+            p = (-nll.detach()).exp()
+            pushed = pushed * p / (1 - p).clamp(min=1e-4)
         return RowLosses(-row_mean(pushed, batch), row_mean(nll.detach(), batch))
 
 
@@ -38,4 +45,4 @@ ascent = Ascent(until=0.0)
 
 def make(setting: Setting) -> Objective:
     """Nothing stays the same from step to step: there is nothing to prepare."""
-    return Ascent(setting.config.number("until"))
+    return Ascent(setting.config.number("until"), setting.config.number("hold"), setting.config.options["weights"] == "odds")
