@@ -332,9 +332,10 @@ def teach(
     examples: Mapping[Domain, Sequence[TokenisedExample]],
     config: UnlearnConfig,
     report: Report = ignore_progress,
+    resume: Resume | None = None,
 ) -> tuple[AdapterState, TrainLog]:
     """Plain descent on every example: how a starting adapter or a retain-only reference adapter is made."""
     data = {(domain, Segment.RETAIN): list(rows) for domain, rows in examples.items()}
     side = make_side(Segment.RETAIN, data, descent, 1.0, None, config.examples_per_step, config.seed)
-    log = fit(model, [side], config, stage="teach", report=report)
+    log = fit(model, [side], config, stage="teach", report=report, resume=resume)
     return read_state(model.model), log

@@ -10,11 +10,13 @@ from sqlalchemy import ColumnElement, Select, func, insert, literal, select, upd
 from sqlalchemy.orm import Session
 
 from app.lifecycle import PENDING, JobState, RequestEvent, RequestState, advance_request
-from app.tables import Adapter, Batch, BatchExample, BatchMember, Example, ExampleDomain, Job, Request
+from app.tables import Adapter, Batch, BatchExample, BatchMember, Example, ExampleDomain, Job, Request, RequestDomain
 from grail.types import Role, Segment
 
 OPEN_JOBS = (JobState.QUEUED, JobState.RUNNING, JobState.EVALUATED, JobState.AWAITING_APPROVAL)
 """While a model has such a job, no further batch is made for it: the next one starts from what that one publishes."""
+IN_FORCE = (RequestState.PUBLISHED, RequestState.COUNTERED)
+"""States in which what a request had erased is to stay gone."""
 STREAM_ROWS = 500
 """Rows of text in memory at a time."""
 
@@ -166,6 +168,36 @@ def standing_rows(
             Example.request_id.is_(None) | Example.request_id.not_in(request_ids),
         )
         .order_by(Example.subject.in_(subjects.scalar_subquery()).desc(), turn, Example.content_digest, Example.id)
+        .limit(amount)
+    )
+
+
+def erased_rows(
+    served_model_id: uuid.UUID, domain: RequestDomain, request_ids: Collection[uuid.UUID], amount: int
+) -> Select[uuid.UUID]:
+    """Ids of at most `amount` forget items of a domain that the newest earlier requests had erased, and whose erasure
+    is in force: each request in turn, the newest first. What the requests reinstate is left out."""
+    reinstated = select(Request.original_id).where(Request.id.in_(request_ids), Request.original_id.is_not(None))
+    newest = (
+        select(Request.id)
+        .where(
+            Request.served_model_id == served_model_id,
+            Request.state.in_(IN_FORCE),
+            Request.domain == domain,
+            Request.id.not_in(reinstated),
+        )
+        .order_by(Request.id.desc())
+        .limit(amount)
+    )
+    turn = func.row_number().over(partition_by=Example.request_id, order_by=(Example.position, Example.id))
+    return (
+        select(Example.id)
+        .where(
+            Example.request_id.in_(newest.scalar_subquery()),
+            Example.segment == Segment.FORGET,
+            Example.role == Role.ITEM,
+        )
+        .order_by(turn, Example.request_id.desc())
         .limit(amount)
     )
 

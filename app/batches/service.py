@@ -30,7 +30,7 @@ from app.queue import enqueue
 from app.requests.known import known_model
 from app.requests.repository import lock_model
 from app.served_models.schemas import Policy
-from app.tables import Batch, BatchReason, ExampleDomain, Job, Request, ServedModel
+from app.tables import Batch, BatchReason, ExampleDomain, Job, Request, RequestDomain, ServedModel
 from app.tokens import count_tokens, load_tokeniser
 from grail.config import GENERAL, NothingNamed, UnlearnConfig
 from grail.plan import Workload
@@ -173,6 +173,9 @@ def _make(
         repository.draw(session, batch.id, repository.standing_rows(model.id, domain, _ids(requests), amount))
         for domain, amount in _wanted(policy, counts).items()
     )
+    for domain in RequestDomain:
+        earlier = repository.erased_rows(model.id, domain, _ids(requests), policy.earlier_items)
+        drawn += repository.draw(session, batch.id, earlier)
     job = Job(
         id=new_id(),
         served_model_id=model.id,

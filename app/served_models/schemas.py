@@ -96,6 +96,9 @@ class Policy(BaseModel):
     retain_per_forget: float = Field(
         1.5, ge=0, le=100, description="Retain items per forget item; what requests lack comes from the standing set."
     )
+    earlier_items: int = Field(
+        40, ge=0, le=10_000, description="Items of earlier erasures that each job measures again, per domain, at most."
+    )
     require_approval: bool = Field(False, description="An officer must approve before a candidate is published.")
     unlearn: Unlearn = Field(default_factory=UnlearnConfig)
     gate: GateConfig = Field(default_factory=GateConfig)
