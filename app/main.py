@@ -20,6 +20,7 @@ from app.limits import BodyLimit, RequestIds
 from app.logs import configure_logs
 from app.methods.endpoints import router as methods
 from app.reports.endpoints import router as reports
+from app.requests.decision_endpoints import router as decisions
 from app.requests.endpoints import router as requests
 from app.served_models.endpoints import router as served_models
 
@@ -48,7 +49,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.db = Database(settings.database_url, timeout_seconds=settings.database_timeout_seconds)
     install_handlers(app)
-    for router in (requests, jobs, reports, served_models, adapters, methods, description, health.router):
+    for router in (requests, decisions, jobs, reports, served_models, adapters, methods, description, health.router):
         app.include_router(router)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(LastBorder)

@@ -5,18 +5,34 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from sqlalchemy import ColumnElement, Select, func, insert, literal, select, update
 from sqlalchemy.orm import Session
 
 from app.lifecycle import PENDING, JobState, RequestEvent, RequestState, advance_request
-from app.tables import Adapter, Batch, BatchExample, BatchMember, Example, ExampleDomain, Job, Request, RequestDomain
+from app.tables import (
+    Adapter,
+    Batch,
+    BatchExample,
+    BatchMember,
+    Example,
+    ExampleDomain,
+    Job,
+    Request,
+    RequestDomain,
+    RequestKind,
+)
 from grail.types import Role, Segment
 
 OPEN_JOBS = (JobState.QUEUED, JobState.RUNNING, JobState.EVALUATED, JobState.AWAITING_APPROVAL)
 """While a model has such a job, no further batch is made for it: the next one starts from what that one publishes."""
 IN_FORCE = (RequestState.PUBLISHED, RequestState.COUNTERED)
 """States in which what a request had erased is to stay gone."""
+APART_AT_ONCE = 1000
+"""Requests to reinstate, and halves of failed batches, that one pass of the planner looks at."""
+LATE_JOBS = 5
+"""Last jobs by which the next one's duration is foretold."""
 STREAM_ROWS = 500
 """Rows of text in memory at a time."""
 
@@ -50,17 +66,34 @@ def queue_received(session: Session, served_model_id: uuid.UUID, limit: int) -> 
 
 
 def pending(session: Session, served_model_id: uuid.UUID, limit: int, *, lock: bool) -> list[Request]:
-    """The `limit` most urgent pending requests. With `lock` they are held, and those held by others are left out."""
-    statement = (
-        select(Request)
-        .where(Request.served_model_id == served_model_id, Request.state.in_(PENDING))
-        .order_by(Request.due_at, Request.received_at, Request.id)
-        .limit(limit)
-        .execution_options(populate_existing=True)
+    """Pending requests: the `limit` most urgent of those that anybody may join, and the `APART_AT_ONCE` most urgent of
+    those that are batched apart. With `lock` they are held, and those held by others are left out."""
+    apart = (Request.kind == RequestKind.REINSTATE) | Request.group_id.is_not(None)
+    found: list[Request] = []
+    for condition, amount in ((~apart, limit), (apart, max(limit, APART_AT_ONCE))):
+        statement = (
+            select(Request)
+            .where(Request.served_model_id == served_model_id, Request.state.in_(PENDING), condition)
+            .order_by(Request.due_at, Request.received_at, Request.id)
+            .limit(amount)
+            .execution_options(populate_existing=True)
+        )
+        if lock:
+            statement = statement.with_for_update(skip_locked=True, key_share=True)
+        found += session.scalars(statement)
+    return found
+
+
+def longest_of_late(session: Session, served_model_id: uuid.UUID) -> timedelta:
+    """The longest time that one of a model's last jobs took from its making to its publication; none without any."""
+    last = (
+        select((Job.finished_at - Job.created_at).label("took"))
+        .where(Job.served_model_id == served_model_id, Job.state == JobState.PUBLISHED)
+        .order_by(Job.id.desc())
+        .limit(LATE_JOBS)
+        .subquery()
     )
-    if lock:
-        statement = statement.with_for_update(skip_locked=True, key_share=True)
-    return list(session.scalars(statement))
+    return session.scalar(select(func.max(last.c.took))) or timedelta(0)
 
 
 def in_attention(session: Session, served_model_id: uuid.UUID, limit: int) -> list[Request]:

@@ -10,7 +10,7 @@ import math
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy.orm import Session
@@ -20,7 +20,7 @@ from app.auth import Principal
 from app.batches import repository
 from app.batches.cost import cost
 from app.batches.errors import JobAtWork, NoActiveAdapter, NoRetainData, NothingPending
-from app.batches.grouping import BatchPlan, PendingRequest, closing_reason, group, merge_settings
+from app.batches.grouping import IMMEDIATE, BatchPlan, PendingRequest, group, merge_settings
 from app.batches.repository import ItemCounts
 from app.batches.schemas import BatchPreview, CostEstimate
 from app.errors import ServiceError
@@ -28,9 +28,19 @@ from app.ids import new_id
 from app.lifecycle import JobEvent, JobState, RequestEvent, RequestState, advance_job, advance_request
 from app.queue import enqueue
 from app.requests.known import known_model
-from app.requests.repository import lock_model
+from app.requests.repository import lock_model, reinstatements_contested
 from app.served_models.schemas import Policy
-from app.tables import Batch, BatchReason, ExampleDomain, Job, Request, RequestDomain, ServedModel
+from app.tables import (
+    Batch,
+    BatchReason,
+    ExampleDomain,
+    Job,
+    JobKind,
+    Request,
+    RequestDomain,
+    RequestKind,
+    ServedModel,
+)
 from app.tokens import count_tokens, load_tokeniser
 from grail.config import GENERAL, NothingNamed, UnlearnConfig
 from grail.plan import Workload
@@ -72,7 +82,8 @@ def run_now(
     policy = Policy.model_validate(model.policy)
     if include_attention:
         _queue_again(session, model)
-    requests = repository.pending(session, model.id, policy.max_requests_per_batch, lock=True)
+    pending = repository.pending(session, model.id, policy.max_requests_per_batch, lock=True)
+    requests, _ = _chosen(_uncontested(session, pending), policy, now, closed_by=BatchReason.MANUAL)
     counts = repository.items_by_domain(session, _ids(requests))
     obstacle = _obstacle(session, model, policy, requests, counts)
     if obstacle is not None:
@@ -87,7 +98,11 @@ def preview(
     """What `run_now` would do and cost. Takes no locks and writes nothing. Raises UnknownServedModel."""
     model = known_model(session, served_model)
     policy = Policy.model_validate(model.policy)
-    requests = repository.pending(session, model.id, policy.max_requests_per_batch, lock=False)
+    pending = repository.pending(session, model.id, policy.max_requests_per_batch, lock=False)
+    contested = reinstatements_contested(session, _reinstatements(pending))
+    pending = [request for request in pending if request.id not in contested]
+    requests, _ = _chosen(pending, policy, now, closed_by=BatchReason.MANUAL)
+    _, due_to_close = _chosen(pending, policy, now, expected=repository.longest_of_late(session, model.id))
     counts = repository.items_by_domain(session, _ids(requests))
     obstacle = _obstacle(session, model, policy, requests, counts)
     load = _workload(session, model, policy, requests, counts)
@@ -100,7 +115,7 @@ def preview(
         tokens=load.scored_tokens,
         estimate=_estimate(session, model, load, _config(policy, requests), flop_per_second),
         reason=BatchReason.MANUAL if requests else None,
-        due_to_close=closing_reason([_pending(request) for request in requests], policy, now),
+        due_to_close=due_to_close,
         obstacle=f"{obstacle.detail}. {obstacle.how_to_mend}" if obstacle else _passed_over(policy, counts),
     )
 
@@ -145,17 +160,51 @@ def _plan_model(session: Session, served_model_id: uuid.UUID, now: datetime) -> 
     for request_id in arrived:
         record(session, "request.queued", subject_id=str(request_id), state=str(RequestState.QUEUED))
     policy = Policy.model_validate(model.policy)
-    requests = repository.pending(session, model.id, policy.max_requests_per_batch, lock=True)
-    made = group([_pending(request) for request in requests], policy, now)
-    if made is None:
-        return None
-    counts = repository.items_by_domain(session, made.request_ids)
-    obstacle = _obstacle(session, model, policy, requests, counts)
-    if obstacle is None:
-        return _make(session, model, policy, requests, counts, made.reason)
-    if isinstance(obstacle, NoRetainData):
+    expected = repository.longest_of_late(session, model.id)
+    pending = _uncontested(session, repository.pending(session, model.id, policy.max_requests_per_batch, lock=True))
+    while True:
+        requests, reason = _chosen(pending, policy, now, expected=expected)
+        if reason is None:
+            return None
+        counts = repository.items_by_domain(session, _ids(requests))
+        obstacle = _obstacle(session, model, policy, requests, counts)
+        if obstacle is None:
+            return _make(session, model, policy, requests, counts, reason)
+        if not isinstance(obstacle, NoRetainData):
+            return None
         _wait_for_retain_data(session, model, requests, now, log_it=bool(arrived))
-    return None
+        waiting = set(_ids(requests))
+        pending = [request for request in pending if request.id not in waiting]  # others need not wait with them
+
+
+def _chosen(
+    pending: Sequence[Request],
+    policy: Policy,
+    now: datetime,
+    *,
+    closed_by: BatchReason | None = None,
+    expected: timedelta = IMMEDIATE,
+) -> tuple[list[Request], BatchReason | None]:
+    """The requests of the batch to make now, in its order, and what closes it; none and None where none closes."""
+    made = group([_pending(request) for request in pending], policy, now, closed_by=closed_by, expected=expected)
+    if made is None:
+        return [], None
+    rows = {request.id: request for request in pending}
+    return [rows[request_id] for request_id in made.request_ids], made.reason
+
+
+def _uncontested(session: Session, pending: Sequence[Request]) -> list[Request]:
+    """`pending` without requests to reinstate what somebody else wants erased: erasure wins, and a person looks."""
+    contested = reinstatements_contested(session, _reinstatements(pending))
+    for request in pending:
+        if request.id in contested:
+            _give_up(session, request)
+    return [request for request in pending if request.id not in contested]
+
+
+def _reinstatements(requests: Sequence[Request]) -> list[uuid.UUID]:
+    """Ids of those that ask to reinstate."""
+    return [request.id for request in requests if request.kind is RequestKind.REINSTATE]
 
 
 def _make(
@@ -171,7 +220,7 @@ def _make(
     repository.add_batch(session, batch, _ids(requests))
     drawn = sum(
         repository.draw(session, batch.id, repository.standing_rows(model.id, domain, _ids(requests), amount))
-        for domain, amount in _wanted(policy, counts).items()
+        for domain, amount in _wanted(policy, requests, counts).items()
     )
     for domain in RequestDomain:
         earlier = repository.erased_rows(model.id, domain, _ids(requests), policy.earlier_items)
@@ -184,6 +233,8 @@ def _make(
         settings={"unlearn": _config(policy, requests).as_dict(), "tries": max(request.tries for request in requests)},
         gate=policy.gate.as_dict(),
         start_adapter_id=model.active_adapter_id,
+        kind=JobKind.REINSTATE if _reinstatements(requests) else JobKind.UNLEARN,
+        due_at=min(request.due_at for request in requests),
     )
     repository.add_job(session, job)
     record(
@@ -213,6 +264,13 @@ def _obstacle(
         return NothingPending(model.name)
     if model.active_adapter_id is None:
         return NoActiveAdapter(model.name)
+    return None if _reinstatements(requests) else _lack_of_retain_data(session, model, policy, requests, counts)
+
+
+def _lack_of_retain_data(
+    session: Session, model: ServedModel, policy: Policy, requests: Sequence[Request], counts: CountsByDomain
+) -> NoRetainData | None:
+    """Unlearning without anything to retain wrecks the adapter; teaching brings what is to be retained itself."""
     general = _retains_general(policy)
     if not general and any(count.retain for count in counts.values()):
         return None
@@ -242,9 +300,13 @@ def _wait_for_retain_data(
         log.warning("batch_waits_for_retain_data", served_model_id=str(model.id), requests=len(requests))
     for request in requests:
         if request.due_at <= now:
-            # No batch can hold it: it is taken up and given up in one move, both of them legal.
-            request.state = advance_request(request.state, RequestEvent.BATCH)
-            _move(session, request, RequestEvent.GIVE_UP)
+            _give_up(session, request)
+
+
+def _give_up(session: Session, request: Request) -> None:
+    """No batch can hold it: it is taken up and given up in one move, both of them legal."""
+    request.state = advance_request(request.state, RequestEvent.BATCH)
+    _move(session, request, RequestEvent.GIVE_UP)
 
 
 def _queue_again(session: Session, model: ServedModel) -> None:
@@ -272,13 +334,15 @@ def _retains_general(policy: Policy) -> bool:
     return policy.unlearn.retain_source == GENERAL
 
 
-def _wanted(policy: Policy, counts: CountsByDomain) -> dict[ExampleDomain, int]:
+def _wanted(policy: Policy, requests: Sequence[Request], counts: CountsByDomain) -> dict[ExampleDomain, int]:
     """Standing retain rows to draw per domain: what the requests' own retain items miss of `retain_per_forget` for each
     forget item, and at least one for a domain to which its requests bring none.
 
     Where general data is retained only that is drawn, `retain_per_forget` for each forget item: the requests' own
-    retain items are scored, but not trained on.
+    retain items are scored, but not trained on. To reinstate nothing is drawn.
     """
+    if _reinstatements(requests):
+        return {}
     if _retains_general(policy):
         forget = sum(count.forget for count in counts.values())
         return {ExampleDomain.GENERAL: max(math.ceil(policy.retain_per_forget * forget), 1)}
@@ -299,7 +363,8 @@ def _workload(
     """Count the tokens of what a batch would hold, a few hundred rows in memory at a time."""
     tokeniser = load_tokeniser(model.base_model_path)
     ids = _ids(requests)
-    drawn = [repository.standing_rows(model.id, domain, ids, n) for domain, n in _wanted(policy, counts).items()]
+    wanted = _wanted(policy, requests, counts)
+    drawn = [repository.standing_rows(model.id, domain, ids, amount) for domain, amount in wanted.items()]
     items = item_tokens = scored = scored_tokens = longest = 0
     for rows in repository.texts(session, ids, drawn):
         pairs = [(prompt, completion) for _, prompt, completion in rows]
@@ -324,7 +389,7 @@ def _estimate(
 
 def _pending(request: Request) -> PendingRequest:
     """What grouping needs of a row."""
-    return PendingRequest(request.id, request.received_at, request.due_at)
+    return PendingRequest(request.id, request.received_at, request.due_at, request.kind, request.group_id)
 
 
 def _ids(requests: Sequence[Request]) -> list[uuid.UUID]:

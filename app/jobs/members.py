@@ -12,7 +12,8 @@ from app.audit.service import record
 from app.config import load_settings
 from app.jobs import repository
 from app.lifecycle import RequestEvent, RequestState, advance_request
-from app.tables import Job, Request
+from app.requests import notices, reinstatement
+from app.tables import Job, Request, RequestKind
 
 OPEN = (RequestState.BATCHED, RequestState.RUNNING, RequestState.EVALUATED, RequestState.AWAITING_APPROVAL)
 """States in which a request is in its job's hands; withdrawn members are nobody's business any more."""
@@ -37,6 +38,16 @@ def move(session: Session, job: Job, request: Request, event: RequestEvent, now:
         job_id=str(job.id),
         tries=request.tries,
     )
+    if request.state is RequestState.PUBLISHED:
+        _conclude(session, request, now)
+
+
+def _conclude(session: Session, request: Request, now: datetime) -> None:
+    """What follows for others, and for its content, from a request that is done."""
+    if request.kind is RequestKind.REINSTATE:
+        reinstatement.conclude(session, request, now)
+    else:
+        notices.erased(session, request, now)
 
 
 def start(session: Session, job: Job, now: datetime) -> int:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
-from app.tables import Regulation, RequestDomain
+from app.tables import Regulation, Request, RequestDomain
 
 REGULATIONS: dict[RequestDomain, tuple[Regulation, ...]] = {
     RequestDomain.PRIVACY: (Regulation.GDPR, Regulation.CCPA, Regulation.NONE),
@@ -65,6 +65,13 @@ class Clock:
     first_due_at: datetime | None = None
     held_since: datetime | None = None
     completed_at: datetime | None = None
+
+
+def clock_of(request: Request) -> Clock:
+    """The clock in a request's row."""
+    return Clock(
+        request.received_at, request.due_at, request.first_due_at, request.held_since, request.completed_at
+    )
 
 
 def default_regulation(domain: RequestDomain) -> Regulation:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import uuid
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -15,26 +15,25 @@ from app.auth import Principal, Role
 from app.batches import service as batches
 from app.errors import NotFound
 from app.ids import new_id
-from app.lifecycle import IllegalMove, RequestEvent, RequestState, advance_request
+from app.lifecycle import IllegalMove, RequestEvent, advance_request
 from app.requests import conflicts, repository
 from app.requests import entries as rules
-from app.requests.cursors import cursor_of, id_of
+from app.requests.access import owns_or_judges
+from app.requests.checks import check, check_lengths
+from app.requests.cursors import cursor_of, due_cursor_of, due_date_of, id_of
 from app.requests.entries import Entry
 from app.requests.errors import (
     ContentsForbidden,
-    Contradiction,
-    DuplicateItem,
-    FactNotInText,
-    NothingAsked,
     NotWithdrawable,
-    TextTooLong,
     WithdrawalForbidden,
 )
 from app.requests.known import known_model
+from app.requests.moves import end_hold, take_back
+from app.requests.receipt import Receipt, receive
 from app.requests.schemas import RequestCreate, RequestFilter, RequestPage, RequestView
 from app.requests.views import contents_of, views_of
-from app.tables import ExampleDomain, Request, ServedModel
-from app.tokens import count_tokens, load_tokeniser
+from app.served_models.schemas import Policy
+from app.tables import ExampleDomain, Request, RequestKind, ServedModel
 from grail.types import Role as ExampleRole
 from grail.types import Segment
 
@@ -47,26 +46,27 @@ def submit(session: Session, payload: RequestCreate, who: Principal, now: dateti
     Raises UnknownServedModel, NothingAsked, FactNotInText, DuplicateItem, Contradiction and TextTooLong.
     """
     model = known_model(session, payload.served_model)
-    request_id = new_id()
+    receipt = receive(payload, Policy.model_validate(model.policy), now, due_days)
+    request_id = new_id(payload.received_at)
     found = rules.entries(payload, payload.subject_reference or f"request-{request_id}")
-    _check(found)
-    _check_lengths(found, model)
-    request = _request(request_id, payload, who, model, now, due_days)
+    check(found)
+    check_lengths(found, model)
+    request = _request(request_id, payload, who, model, receipt)
     retained = {entry.digest for entry in found if _protects(entry)}
     forgotten = [entry.digest for entry in found if entry.segment is Segment.FORGET and entry.role in rules.FORGOTTEN]
     blocked = conflicts.being_forgotten(session, model.id, retained)
-    repository.add(session, request, _rows(found, request, blocked))
-    _audit_receipt(session, request, found, blocked)
+    repository.add(session, request, _rows(found, request, blocked, now))
+    _audit_receipt(session, request, found, blocked, now)
     conflicts.erase_from_standing(session, request, forgotten, now)
-    return views_of(session, [request], now)[0]
+    return views_of(session, [request], now, who)[0]
 
 
 def read(session: Session, request_id: uuid.UUID, who: Principal, now: datetime, *, with_items: bool) -> RequestView:
     """One request. Raises NotFound (also for somebody else's) and, for its texts, ContentsForbidden."""
     request = _visible(session, request_id, who)
-    if with_items and not _owns_or_judges(who, request):
+    if with_items and not owns_or_judges(who, request):
         raise ContentsForbidden
-    view = views_of(session, [request], now)[0]
+    view = views_of(session, [request], now, who)[0]
     if not with_items:
         return view
     return view.model_copy(update={"contents": contents_of(request, repository.items_of(session, request.id))})
@@ -75,13 +75,27 @@ def read(session: Session, request_id: uuid.UUID, who: Principal, now: datetime,
 def browse(
     session: Session, wanted: RequestFilter, who: Principal, now: datetime, *, cursor: str | None, limit: int
 ) -> RequestPage:
-    """A page of what `who` may see, newest first. `wanted.owner` is set here. Raises BadCursor."""
+    """A page of what `who` may see, newest first; with `wanted.due_before` by due date. `wanted.owner` is set here.
+    Raises BadCursor."""
     owned = dataclasses.replace(wanted, owner=_owner(who))
+    if owned.due_before is not None:
+        return _by_due_date(session, owned, who, now, cursor=cursor, limit=limit)
     rows = repository.page(session, owned, before=id_of(cursor) if cursor else None, limit=limit + 1)
     shown = rows[:limit]
     return RequestPage(
-        items=views_of(session, shown, now), next_cursor=cursor_of(shown[-1].id) if len(rows) > limit else None
+        items=views_of(session, shown, now, who), next_cursor=cursor_of(shown[-1].id) if len(rows) > limit else None
     )
+
+
+def _by_due_date(
+    session: Session, wanted: RequestFilter, who: Principal, now: datetime, *, cursor: str | None, limit: int
+) -> RequestPage:
+    """A page by due date."""
+    after = due_date_of(cursor) if cursor else None
+    rows = repository.page_by_due_date(session, wanted, after=after, limit=limit + 1)
+    shown = rows[:limit]
+    following = due_cursor_of(shown[-1].due_at, shown[-1].id) if len(rows) > limit else None
+    return RequestPage(items=views_of(session, shown, now, who), next_cursor=following)
 
 
 def withdraw(session: Session, request_id: uuid.UUID, who: Principal, now: datetime) -> RequestView:
@@ -90,17 +104,14 @@ def withdraw(session: Session, request_id: uuid.UUID, who: Principal, now: datet
     Locks in the order served model, job, request. Raises NotFound, WithdrawalForbidden and NotWithdrawable.
     """
     request = _visible(session, request_id, who)
-    if not _owns_or_judges(who, request):
+    if not owns_or_judges(who, request):
         raise WithdrawalForbidden
-    repository.lock_model(session, request.served_model_id)
-    # Only then can its job still be queued; a job at work is not held up.
-    batched = repository.state_now(session, request.id) is RequestState.BATCHED
-    left = batches.leave(session, request.id, now) if batched else None
-    request = repository.locked(session, request_id)
+    left = take_back(session, request, now)
     try:
         request.state = advance_request(request.state, RequestEvent.WITHDRAW)
     except IllegalMove:
         raise NotWithdrawable(request.state) from None
+    end_hold(request, now)
     request.completed_at = now
     record(
         session,
@@ -113,46 +124,19 @@ def withdraw(session: Session, request_id: uuid.UUID, who: Principal, now: datet
     conflicts.release(session, request, now)
     if left is not None:
         batches.batch_again(session, left)
-    return views_of(session, [request], now)[0]
-
-
-def _check(found: Sequence[Entry]) -> None:
-    """Rules that need neither database nor tokenizer."""
-    if not found:
-        raise NothingAsked
-    faults = [fault.as_dict() for fault in rules.missing_facts(found)]
-    if faults:
-        raise FactNotInText(faults)
-    faults = [fault.as_dict() for fault in rules.duplicates(found)]
-    if faults:
-        raise DuplicateItem(faults)
-    pairs = list(rules.contradictions(found))
-    if pairs:
-        raise Contradiction(
-            [fault.as_dict() for fault, _ in pairs], pairs=[[fault.field, other] for fault, other in pairs[:20]]
-        )
-
-
-def _check_lengths(found: Sequence[Entry], model: ServedModel) -> None:
-    """Every text fits the model's context, prompt template and end token included."""
-    pairs = [(entry.prompt, entry.completion) for entry in found]
-    counts = count_tokens(load_tokeniser(model.base_model_path), model.prompt_template, pairs)
-    faults = [fault.as_dict() for fault in rules.too_long(found, counts, model.context_tokens)]
-    if faults:
-        raise TextTooLong(faults, context_tokens=model.context_tokens)
+    return views_of(session, [request], now, who)[0]
 
 
 def _request(
-    request_id: uuid.UUID, payload: RequestCreate, who: Principal, model: ServedModel, now: datetime, due_days: int
+    request_id: uuid.UUID, payload: RequestCreate, who: Principal, model: ServedModel, receipt: Receipt
 ) -> Request:
-    """The row. One without forget items protects from now on: nothing is left to compute."""
-    stands = not payload.forget
-    state = advance_request(RequestState.RECEIVED, RequestEvent.STAND) if stands else RequestState.RECEIVED
+    """The row."""
     return Request(
         id=request_id,
         served_model_id=model.id,
         domain=payload.domain,
-        state=state,
+        kind=RequestKind.ERASE,
+        state=receipt.state,
         subject_reference=payload.subject_reference,
         legal_basis=payload.legal_basis,
         client_reference=payload.client_reference,
@@ -160,9 +144,10 @@ def _request(
         tries=0,
         settings={},
         created_by=who.key_id,
-        received_at=now,
-        due_at=now + timedelta(days=due_days),
-        completed_at=now if stands else None,
+        regulation=receipt.regulation,
+        received_at=receipt.clock.received_at,
+        due_at=receipt.clock.due_at,
+        completed_at=receipt.clock.completed_at,
     )
 
 
@@ -171,7 +156,9 @@ def _protects(entry: Entry) -> bool:
     return entry.segment is Segment.RETAIN and entry.role is ExampleRole.ITEM
 
 
-def _rows(found: Sequence[Entry], request: Request, blocked: dict[str, uuid.UUID]) -> Iterator[dict[str, Any]]:
+def _rows(
+    found: Sequence[Entry], request: Request, blocked: dict[str, uuid.UUID], now: datetime
+) -> Iterator[dict[str, Any]]:
     """Example rows. A retain item that somebody has forgotten is stored, but does not stand."""
     ids = [new_id() for _ in found]
     for entry in found:
@@ -192,18 +179,20 @@ def _rows(found: Sequence[Entry], request: Request, blocked: dict[str, uuid.UUID
             "content_digest": entry.digest,
             "standing": _protects(entry) and eraser is None,
             "erased_by_request_id": eraser,
-            "removed_at": None if eraser is None else request.received_at,
+            "removed_at": None if eraser is None else now,
         }
 
 
-def _audit_receipt(session: Session, request: Request, found: Sequence[Entry], blocked: dict[str, uuid.UUID]) -> None:
+def _audit_receipt(
+    session: Session, request: Request, found: Sequence[Entry], blocked: dict[str, uuid.UUID], now: datetime
+) -> None:
     """Leaves about what came in, and about retain items that do not stand because somebody forgets them."""
     items = [entry.segment for entry in found if entry.role is ExampleRole.ITEM]
     record(
         session,
-        "request.standing" if request.state is RequestState.STANDING else "request.received",
+        f"request.{request.state}",
         subject_id=str(request.id),
-        at=request.received_at,
+        at=now,
         state=str(request.state),
         served_model_id=str(request.served_model_id),
         key_id=str(request.created_by),
@@ -229,8 +218,3 @@ def _visible(session: Session, request_id: uuid.UUID, who: Principal) -> Request
 def _owner(who: Principal) -> uuid.UUID | None:
     """Whose requests `who` sees: their own, or (None) everybody's."""
     return None if who.is_any_of(*SEES_ALL) else who.key_id
-
-
-def _owns_or_judges(who: Principal, request: Request) -> bool:
-    """The owner, an officer or an admin."""
-    return request.created_by == who.key_id or who.is_any_of(Role.OFFICER)

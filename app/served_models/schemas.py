@@ -99,6 +99,15 @@ class Policy(BaseModel):
     earlier_items: int = Field(
         40, ge=0, le=10_000, description="Items of earlier erasures that each job measures again, per domain, at most."
     )
+    copyright_due_days: int = Field(
+        30, ge=1, le=365, description="From the receipt of a copyright notice to its due date."
+    )
+    validate_notices: bool = Field(
+        False, description="Copyright requests start as notices: an officer validates each before it is batched."
+    )
+    counter_notice_days: int = Field(
+        14, ge=0, le=365, description="How long after the erasure its content is kept for a counter-notice."
+    )
     require_approval: bool = Field(False, description="An officer must approve before a candidate is published.")
     unlearn: Unlearn = Field(default_factory=UnlearnConfig)
     gate: GateConfig = Field(default_factory=GateConfig)

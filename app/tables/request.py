@@ -48,9 +48,10 @@ class HoldKind(StrEnum):
 class Request(Base):
     """`settings` holds what changed after a failed try; `outcome` numbers and states only, never text.
 
-    `first_due_at` is the due date before it was extended. While it is held (from the state `held_from`) its clock stands;
-    what it stood is added to both dates at its end. Requests with one `group_id` are batched together and with no others: halves of a batch that
-    failed. `content_until` is how long the content of an erased work is kept for a counter-notice.
+    `first_due_at` is the due date before it was extended. While it is held (from the state `held_from`) its clock
+    stands; what it stood is added to both dates at its end. Requests with one `group_id` are batched together and with
+    no others: halves of a batch that failed. `content_until` is how long the content of an erased work is kept for a
+    counter-notice.
     """
 
     __tablename__ = "request"

@@ -28,6 +28,14 @@ ROLES: dict[tuple[str, str], frozenset[str]] = {
     ("GET", "/v1/requests"): ANYONE,
     ("GET", "/v1/requests/{request_id}"): ANYONE,
     ("DELETE", "/v1/requests/{request_id}"): ANYONE,  # its owner or an officer: see the tests of requests
+    ("POST", "/v1/requests/{request_id}/hold"): STEWARD,  # a legal one: officers, see the tests of holds
+    ("POST", "/v1/requests/{request_id}/resume"): STEWARD,
+    ("POST", "/v1/requests/{request_id}/extend"): STEWARD,
+    ("POST", "/v1/requests/{request_id}/refuse"): OFFICER,
+    ("POST", "/v1/requests/{request_id}/validate"): OFFICER,
+    ("POST", "/v1/requests/{request_id}/counter"): STEWARD,
+    ("POST", "/v1/requests/{request_id}/dismiss"): OFFICER,
+    ("POST", "/v1/requests/{request_id}/reinstate"): OFFICER,
     ("GET", "/v1/jobs"): ANYONE,
     ("POST", "/v1/jobs"): OPERATOR,
     ("GET", "/v1/jobs/{job_id}"): ANYONE,
@@ -54,6 +62,11 @@ PARTS = {
 }  # fmt: skip
 BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/v1/requests"): {"served_model": "nobody", "domain": "privacy", "forget": [{"passage": "p"}]},
+    ("POST", "/v1/requests/{request_id}/hold"): {"kind": "scope", "reason": "a reason that is long enough"},
+    ("POST", "/v1/requests/{request_id}/extend"): {"reason": "a reason that is long enough"},
+    ("POST", "/v1/requests/{request_id}/refuse"): {"reason": "a reason that is long enough"},
+    ("POST", "/v1/requests/{request_id}/counter"): {"reason": "a reason that is long enough"},
+    ("POST", "/v1/requests/{request_id}/reinstate"): {},
     ("POST", "/v1/jobs"): {"served_model": "nobody"},
     ("POST", "/v1/jobs/{job_id}/refuse"): {"reason": "a reason that is long enough"},
     ("POST", "/v1/models"): {"name": "other", "base_model_path": "nowhere", "adapter_path": "nowhere"},

@@ -52,6 +52,7 @@ class Service:
             {
                 "served_model": served_model,
                 "domain": domain,
+                "regulation": "none",
                 "forget": [question(number) for number in numbers],
                 "retain": [question(number) for number in retain],
                 **more,
