@@ -93,7 +93,7 @@ def longest_of_late(session: Session, served_model_id: uuid.UUID) -> timedelta:
         .limit(LATE_JOBS)
         .subquery()
     )
-    return session.scalar(select(func.max(last.c.took))) or timedelta(0)
+    return max(session.scalar(select(func.max(last.c.took))) or timedelta(0), timedelta(0))
 
 
 def in_attention(session: Session, served_model_id: uuid.UUID, limit: int) -> list[Request]:

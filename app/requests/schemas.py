@@ -44,7 +44,7 @@ else:
 
 def _no_bare_number(value: Any) -> Any:
     """`value`, or ValueError for a number: 2026 would be taken for seconds of the year 1970."""
-    if isinstance(value, str) and not value.strip()[4:5] == "-":
+    if isinstance(value, int | float) or (isinstance(value, str) and value.strip()[4:5] != "-"):
         raise ValueError("give a date and time, as in 2026-11-24T09:00:00Z")
     return value
 

@@ -107,6 +107,49 @@ def test_a_retain_set_is_replaced_from_a_file_and_counted(grail: Grail, people: 
     assert '"privacy": 3' in grail("models", "retain-set", people).out
 
 
+def test_decisions_about_a_request_move_its_clock(grail: Grail, request_id: str, keys: Keys) -> None:
+    why = ("--reason", "The name does not match the account's.")
+    held = grail("requests", "hold", request_id, "--kind", "identity", *why)
+    assert "on_hold" in held.err and "days left" in held.err and held.out == ""
+    legal = ("requests", "hold", request_id, "--kind", "legal", *why)
+    assert "Only an officer" in grail(*legal, "--key", keys.operator, expect=1).err
+    assert grail(*legal, "--json", "--key", keys.officer).json["hold"]["kind"] == "legal"
+    assert "no such request" in grail("requests", "list", "--due-within", "60").err
+    assert "queued" in grail("requests", "resume", request_id).err
+    extended = grail("requests", "extend", request_id, *why, "--json").json
+    assert extended["extension"]["first_due_at"] < extended["due_at"]
+    assert "extended before" in grail("requests", "extend", request_id, *why, expect=1).err
+    listed = grail("requests", "list", "--due-within", "100", "--regulation", "gdpr", "--kind", "erase")
+    assert request_id in listed.out and extended["due_at"][:10] in listed.out
+    assert "no such request" in grail("requests", "list", "--overdue").err
+    assert "refused" in grail("requests", "refuse", request_id, *why).err
+    assert "The name does not match" in grail("requests", "show", request_id).out
+
+
+def test_a_work_goes_and_comes_back(
+    grail: Grail, people: str, tmp_path: Path, db: Database, settings: Settings
+) -> None:
+    grail("models", "policy", people, "--set", "validate_notices=true")
+    body = {"forget": [question(1)], "retain": [question(3)]}
+    (tmp_path / "body.json").write_text(json.dumps(body))
+    submitted = ("requests", "submit", tmp_path / "body.json", "--model", people, "--domain", "copyright")
+    notice, other = grail(*submitted).out.strip(), grail(*submitted).out.strip()
+    assert grail("requests", "validate", notice, "--json").json["state"] == "queued"
+    assert "notice" in grail("requests", "list", "--state", "notice").out
+    grail("requests", "withdraw", other)
+    evaluated(db, settings, grail("jobs", "run", people).out.strip(), ok=True)
+    why = ("--reason", "It is in the public domain.")
+    assert "countered" in grail("requests", "counter", notice, *why).err
+    assert "published" in grail("requests", "dismiss", notice).err
+    grail("requests", "counter", notice, *why)
+    (tmp_path / "items.json").write_text(json.dumps({"items": [question(2)]}))
+    said = grail("requests", "reinstate", notice, "--items", tmp_path / "items.json", expect=1)
+    assert "items.0" in said.err
+    made = grail("requests", "reinstate", notice)
+    assert "queued" in made.err
+    assert grail("requests", "show", made.out.strip(), "--json").json["original_id"] == notice
+
+
 def test_a_request_is_submitted_shown_listed_and_withdrawn(grail: Grail, request_id: str, keys: Keys) -> None:
     shown = grail("requests", "show", request_id)
     assert "received" in shown.out and "ticket-1" in shown.out and "thing 1" not in shown.out.lower()
