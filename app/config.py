@@ -40,6 +40,11 @@ class Settings(BaseSettings):
     database_timeout_seconds: int = Field(10, gt=0)
     log_level: str = "INFO"
 
+    public_url: str = Field("", max_length=500, description="Where callers reach the API; begins links in webhooks.")
+    events_poll_seconds: float = Field(0.5, gt=0)
+    events_heartbeat_seconds: float = Field(15.0, gt=0)
+    events_streams_per_key: int = Field(10, gt=0)
+
     @property
     def artifacts_dir(self) -> Path:
         """What jobs' stages made, and reports, each under its digest."""

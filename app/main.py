@@ -15,6 +15,8 @@ from app.config import Settings, load_settings
 from app.db import Database
 from app.description import router as description
 from app.errors import LastBorder, Problem, install_handlers
+from app.events.endpoints import router as events
+from app.events.streams import Streams
 from app.jobs.endpoints import router as jobs
 from app.limits import BodyLimit, RequestIds
 from app.logs import configure_logs
@@ -47,8 +49,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )  # fmt: skip
     app.state.settings = settings
     app.state.db = Database(settings.database_url, timeout_seconds=settings.database_timeout_seconds)
+    app.state.streams = Streams(
+        app.state.db, poll_seconds=settings.events_poll_seconds,
+        heartbeat_seconds=settings.events_heartbeat_seconds, per_key=settings.events_streams_per_key,
+    )  # fmt: skip
     install_handlers(app)
-    for router in (requests, jobs, reports, served_models, adapters, methods, description, health.router):
+    for router in (requests, jobs, events, reports, served_models, adapters, methods, description, health.router):
         app.include_router(router)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(LastBorder)

@@ -143,7 +143,10 @@ def _plan_model(session: Session, served_model_id: uuid.UUID, now: datetime) -> 
         return None
     arrived = repository.queue_received(session, model.id, QUEUE_AT_ONCE)
     for request_id in arrived:
-        record(session, "request.queued", subject_id=str(request_id), state=str(RequestState.QUEUED))
+        record(
+            session, "request.queued", subject_id=str(request_id), state=str(RequestState.QUEUED),
+            served_model_id=str(model.id),
+        )  # fmt: skip
     policy = Policy.model_validate(model.policy)
     requests = repository.pending(session, model.id, policy.max_requests_per_batch, lock=True)
     made = group([_pending(request) for request in requests], policy, now)
