@@ -6,7 +6,7 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, IPvAnyNetwork
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -45,6 +45,17 @@ class Settings(BaseSettings):
     events_poll_seconds: float = Field(0.5, gt=0)
     events_heartbeat_seconds: float = Field(15.0, gt=0)
     events_streams_per_key: int = Field(10, gt=0)
+    deliver_seconds: float = Field(2.0, gt=0)
+    webhooks_per_key: int = Field(20, gt=0)
+    webhook_timeout_seconds: float = Field(15.0, gt=0)
+    webhook_retry_seconds: list[float] = Field(
+        [5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 23_100.0], description="Waits between attempts: a day in all."
+    )
+    webhook_disable_days: float = Field(5.0, gt=0)
+    webhook_private_networks: list[IPvAnyNetwork] = Field(
+        default_factory=list, description="Private ranges that webhooks may lead to; with loopback also by http."
+    )
+    opendsr_key_file: Path | None = Field(None, description="PEM of an RSA or Ed25519 key that signs OpenDSR answers.")
 
     @property
     def artifacts_dir(self) -> Path:

@@ -25,6 +25,7 @@ from app.reports.endpoints import router as reports
 from app.requests.endpoints import router as requests
 from app.secret import masters
 from app.served_models.endpoints import router as served_models
+from app.webhooks.endpoints import router as webhooks
 
 DESCRIPTION = """
 Deletion requests for language models. A request's forget items are unlearned from the served model's LoRA adapter, its
@@ -56,7 +57,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         heartbeat_seconds=settings.events_heartbeat_seconds, per_key=settings.events_streams_per_key,
     )  # fmt: skip
     install_handlers(app)
-    for router in (requests, jobs, events, reports, served_models, adapters, methods, description, health.router):
+    for router in (
+        requests, jobs, events, webhooks, reports, served_models, adapters, methods, description, health.router,
+    ):  # fmt: skip
         app.include_router(router)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(LastBorder)

@@ -44,6 +44,13 @@ def note_progress(session: Session, job: Job, stage_before: str, progress_before
     _add(session, "job.progress", Job, str(job.id), at, fields)
 
 
+def note_webhook(session: Session, kind: str, webhook_id: uuid.UUID, at: datetime, **fields: str) -> Event:
+    """Write an event about a webhook, for its owner and for those who see everything."""
+    event = Event(kind=kind, data={"webhook_id": str(webhook_id), **fields}, created_at=at)
+    session.add(event)
+    return event
+
+
 def _add(
     session: Session, kind: str, table: type[Any], subject_id: str, at: datetime, fields: Mapping[str, Any]
 ) -> None:
