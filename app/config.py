@@ -55,6 +55,7 @@ class Settings(BaseSettings):
     webhook_private_networks: list[IPvAnyNetwork] = Field(
         default_factory=list, description="Private ranges that webhooks may lead to; with loopback also by http."
     )
+    opendsr_certificate_url: str = Field("", max_length=2000, description="Where the certificate of that key is found.")
     opendsr_key_file: Path | None = Field(None, description="PEM of an RSA or Ed25519 key that signs OpenDSR answers.")
 
     @property

@@ -21,6 +21,7 @@ from app.jobs.endpoints import router as jobs
 from app.limits import BodyLimit, RequestIds
 from app.logs import configure_logs
 from app.methods.endpoints import router as methods
+from app.opendsr.endpoints import router as opendsr
 from app.reports.endpoints import router as reports
 from app.requests.endpoints import router as requests
 from app.secret import masters
@@ -58,7 +59,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )  # fmt: skip
     install_handlers(app)
     for router in (
-        requests, jobs, events, webhooks, reports, served_models, adapters, methods, description, health.router,
+        requests, jobs, events, webhooks, opendsr, reports, served_models, adapters, methods, description,
+        health.router,
     ):  # fmt: skip
         app.include_router(router)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)

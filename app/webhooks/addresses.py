@@ -7,6 +7,7 @@ was judged, so that a name can not change its meaning in between (DNS rebinding)
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 import threading
 from collections.abc import Sequence
@@ -21,9 +22,19 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 UNICAST = ipaddress.IPv6Network("2000::/3")
 """All that is given out of IPv6 (RFC 4291): forms that carry an IPv4 address inside, as NAT64, lie outside of it."""
-METADATA = frozenset({ipaddress.IPv4Address("168.63.129.16")})
-"""Public by its number, and yet a cloud's own service (Azure)."""
-LEAST_FREE_PORT = 1024
+SPECIAL: tuple[Network, ...] = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
+        "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24",
+        "224.0.0.0/4", "240.0.0.0/4", "168.63.129.16/32",  # the last: public by its number, and yet Azure's own service
+        "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20",
+    )
+)  # fmt: skip
+"""IANA's special-purpose registries, spelt out: what the standard library knows of them differs by its version. Teredo
+(in 2001::/23) and 6to4 (2002::/16) lead to an IPv4 address inside of theirs, so they are never public here."""
+LEAST_FREE_PORT, MOST_PORT = 1024, 65535
+HOST = re.compile(r"[a-z0-9._:-]{1,255}")
 RESOLVE_SECONDS = 5.0
 
 
@@ -59,7 +70,7 @@ def target_of(url: str) -> Target:
         host = parsed.raw_host.decode("ascii")
     except (httpx.InvalidURL, UnicodeError, ValueError):
         raise AddressRefused("the url can not be read") from None
-    if parsed.scheme not in {"https", "http"} or not host:
+    if parsed.scheme not in {"https", "http"} or not HOST.fullmatch(host):
         raise AddressRefused("the url has no https address")
     if parsed.userinfo:
         raise AddressRefused("the url holds a name or password: deliveries are signed instead")
@@ -67,8 +78,8 @@ def target_of(url: str) -> Target:
         raise AddressRefused("the url has a fragment, which is never sent")
     usual = 443 if parsed.scheme == "https" else 80
     port = parsed.port or usual
-    if port != usual and port < LEAST_FREE_PORT:
-        raise AddressRefused(f"the url names a port below {LEAST_FREE_PORT} other than {usual}")
+    if port != usual and not LEAST_FREE_PORT <= port <= MOST_PORT:
+        raise AddressRefused(f"the url names a port other than {usual} and {LEAST_FREE_PORT} to {MOST_PORT}")
     return Target(parsed, host, port)
 
 
@@ -114,12 +125,8 @@ def plain(address: Address) -> Address:
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is one that anybody may reach, and belongs to no machine of the service's own network.
-
-    6to4 and Teredo addresses lead to the IPv4 address inside of them, so they are never public here.
-    """
-    if isinstance(address, ipaddress.IPv6Address) and (
-        address not in UNICAST or address.sixtofour is not None or address.teredo is not None
-    ):
+    """Whether an address is one that anybody may reach, and belongs to no machine of the service's own network."""
+    if address.version == 6 and address not in UNICAST:
         return False
-    return address.is_global and not address.is_multicast and not address.is_reserved and address not in METADATA
+    special = any(address in network for network in SPECIAL if network.version == address.version)
+    return address.is_global and not special
