@@ -6,7 +6,7 @@ import uuid
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from app.config import bounds
 from app.opendsr.forms import Status
@@ -17,6 +17,14 @@ from app.webhooks.schemas import Address
 BOUNDS = bounds()
 CALLBACKS_MOST, IDENTITIES_MOST = 5, 100
 
+def _text(value: Any) -> Any:
+    """`value`, or ValueError for a number, which would be taken for seconds of the year 1970."""
+    if not isinstance(value, str):
+        raise ValueError("give a date and time, as in 2026-11-26T09:00:00Z")
+    return value
+
+
+Submitted = Annotated[Moment, BeforeValidator(_text)]
 Short = Annotated[str, StringConstraints(max_length=320)]
 
 EXAMPLE: dict[str, Any] = {
@@ -51,7 +59,7 @@ class DataSubjectRequest(BaseModel):
     regulation: Literal["gdpr", "ccpa"]
     subject_request_id: uuid.UUID
     subject_request_type: Literal["erasure", "access", "portability"]
-    submitted_time: Moment
+    submitted_time: Submitted
     subject_identities: list[Identity] = Field(default_factory=list, max_length=IDENTITIES_MOST, repr=False)
     api_version: Short | None = None
     status_callback_urls: list[Address] = Field(default_factory=list, max_length=CALLBACKS_MOST, repr=False)

@@ -145,6 +145,7 @@ def _of_request(
     rows = events.after(session, EventFilter(request_id=request_id), START, below=below, limit=EVENTS_AT_ONCE)
     position = (webhook.after_xid, webhook.after_id)
     places = {row.id: (row.xid, row.id) for row in rows}
+    rows.sort(key=lambda row: row.id)  # of one request, in the order of its changes
     changes = messages.status_changes(reading.views_of(session, rows))
     repository.fan_out(session, webhook.id, [c.sequence for c in changes if places[c.sequence] > position], now)
     ended = bool(changes) and messages.ends(changes[-1])

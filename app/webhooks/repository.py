@@ -136,19 +136,28 @@ def fan_out(session: Session, webhook_id: uuid.UUID, event_ids: Sequence[int], n
 def due(
     session: Session, now: datetime, *, busy: Collection[uuid.UUID], per_webhook: int, limit: int
 ) -> list[Delivery]:
-    """Deliveries to be tried now, a few of each webhook that is not busy, held; whatever others hold is theirs."""
-    of_one = (
-        select(Delivery.id)
-        .where(Delivery.webhook_id == Webhook.id, Delivery.state == PENDING, Delivery.next_at <= now)
-        .order_by(Delivery.next_at, Delivery.id)
-        .limit(per_webhook)
-        .lateral("of_one")
-    )
-    ids = _active(select(of_one.c.id)).join(of_one, true()).where(Webhook.id.not_in(busy)).limit(limit)
+    """Deliveries to be tried now, a few of each webhook that is not busy, held; whatever others hold is theirs.
+
+    Those of a single request's webhook go one by one in the order of its changes: the last word must be the last.
+    """
+    pending = select(Delivery.id, Delivery.next_at).where(Delivery.webhook_id == Webhook.id, Delivery.state == PENDING)
+    some = pending.where(Delivery.next_at <= now).order_by(Delivery.next_at, Delivery.id).limit(per_webhook)
+    first = pending.order_by(Delivery.event_id).limit(1)
+    ids = [
+        _active(select(found.c.id))
+        .join(found, true())
+        .where(Webhook.id.not_in(busy), of_which, found.c.next_at <= now)
+        .limit(limit)
+        for found, of_which in (
+            (some.lateral("some"), Webhook.request_id.is_(None)),
+            (first.lateral("first"), Webhook.request_id.is_not(None)),
+        )
+    ]
     statement = (
         select(Delivery)
-        .where(Delivery.id.in_(ids), Delivery.state == PENDING, Delivery.next_at <= now)
+        .where(or_(*(Delivery.id.in_(found) for found in ids)), Delivery.state == PENDING, Delivery.next_at <= now)
         .order_by(Delivery.next_at, Delivery.id)
+        .limit(limit)
         .with_for_update(skip_locked=True)
         .execution_options(populate_existing=True)
     )

@@ -19,7 +19,7 @@ from app.config import Settings, load_settings
 from app.db import transaction
 from app.embedded.services import EmbeddedServices
 from app.tables import Event
-from tests.app.service import BAD, NOW, Floor, revoke
+from tests.app.service import BAD, NOW, Floor, revoke, until_settled
 from tests.app.test_away import cut_connections
 
 STREAM = {"Accept": "text/event-stream"}
@@ -130,6 +130,7 @@ def test_who_connects_again_gets_what_is_missing_and_no_more_once_it_has_ended(f
     third.close()
     assert kinds(seen) == LIFE
     assert len({event["id"] for event in seen}) == len(seen)
+    until_settled(floor.db)
     headers = {**floor.caller.header("requester"), **STREAM, "Last-Event-ID": seen[-1]["id"]}
     assert httpx.get(url + path, headers=headers, trust_env=False).status_code == 204  # a browser then stays away
 
@@ -222,6 +223,7 @@ def test_pages_hold_every_event_once_in_order_and_say_where_to_go_on(floor: Floo
     asked = floor.ask(1)
     floor.work(BAD)
     floor.work()
+    until_settled(floor.db)
     path, seen, after = f"/v1/requests/{asked}/events", [], None
     more = True
     while more:
@@ -237,6 +239,7 @@ def test_pages_are_narrowed_by_kind_and_served_model(floor: Floor) -> None:
     floor.ask(1)
     floor.ask(2, model="second")
     floor.work()
+    until_settled(floor.db)
 
     def found(**query: Any) -> set[tuple[str, str]]:
         items = floor.caller.call("operator", "GET", "/v1/events", params={"limit": 200, **query})["items"]
@@ -252,9 +255,11 @@ def test_pages_are_narrowed_by_kind_and_served_model(floor: Floor) -> None:
 
 def test_from_now_on_there_is_nothing_until_something_happens(floor: Floor) -> None:
     floor.ask(1)
+    until_settled(floor.db)
     page = floor.caller.call("requester", "GET", "/v1/events", params={"after": "latest"})
     assert page["items"] == [] and not page["more"]
     asked = floor.ask(2)
+    until_settled(floor.db)
     (event,) = floor.caller.call("requester", "GET", "/v1/events", params={"after": page["next_cursor"]})["items"]
     assert (event["kind"], event["request_id"]) == ("request.received", asked)
 
@@ -262,6 +267,7 @@ def test_from_now_on_there_is_nothing_until_something_happens(floor: Floor) -> N
 def test_other_peoples_events_are_not_there(floor: Floor) -> None:
     theirs, mine = floor.ask(1, role="other"), floor.ask(2)
     floor.work()
+    until_settled(floor.db)
     job = floor.caller.call("operator", "GET", "/v1/jobs")["items"][0]["id"]
     for headers in ({}, STREAM):
         for path in (f"/v1/requests/{theirs}/events", f"/v1/requests/{uuid.uuid4()}/events",
@@ -282,6 +288,7 @@ def test_a_cursor_that_is_none_is_refused(floor: Floor, after: str) -> None:
 def test_a_stream_waits_for_what_is_committed_and_not_yet_settled(floor: Floor, url: str) -> None:
     """Its request has ended, and an older transaction is open: the end is not told before what led to it."""
     asked = floor.ask(1)
+    until_settled(floor.db)
     with floor.db.session_factory() as older:
         older.add(Event(kind="thing.changed", data={}))
         older.flush()

@@ -17,6 +17,7 @@ from app.events import repository, service
 from app.events.positions import MOST, START, Position, position_of
 from app.events.repository import EventFilter
 from app.tables import Event
+from tests.app.service import until_settled
 
 WRITERS = 4
 STEPS = st.lists(
@@ -95,6 +96,7 @@ def run(db: Database, steps: list[tuple[int, str]]) -> tuple[Readers, list[int]]
                 floor.step(writer, what)
         for writer in range(WRITERS):
             floor.step(writer, "commit")
+        until_settled(db)
         readers.read()
     finally:
         floor.close()

@@ -19,7 +19,7 @@ from app.config import Settings
 from app.db import Database
 from app.tables import Delivery, Webhook
 from app.webhooks.sender import Sender
-from tests.app.service import Caller
+from tests.app.service import Caller, until_settled
 
 LOOPBACK = '["127.0.0.0/8"]'
 
@@ -110,6 +110,7 @@ class Post:
     def run(self, later: float = 0.0) -> None:
         """Send what is due once `later` seconds have passed."""
         self.now = max(self.now + timedelta(seconds=later), datetime.now(UTC))
+        until_settled(self.db)
         self.sender.run()
 
     def deliveries(self, hook: Any, role: str = "requester", **query: Any) -> list[Any]:

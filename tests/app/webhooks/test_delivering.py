@@ -14,7 +14,7 @@ from app.secret import derive
 from app.tables import Delivery, Event, Key, Webhook
 from app.webhooks import fan
 from app.webhooks.fan import Outcome
-from tests.app.service import BAD, Floor
+from tests.app.service import BAD, Floor, until_settled
 from tests.app.webhooks.receiver import Post, Receiver, row
 
 
@@ -121,6 +121,7 @@ def test_a_receiver_that_is_gone_is_disabled_at_once_and_told_again_when_enabled
     receiver.status = 410
     post.run()
     assert floor.caller.call("requester", "GET", f"/v1/webhooks/{hook['id']}")["disabled_at"]
+    until_settled(floor.db)
     events = floor.caller.call("requester", "GET", "/v1/events", params={"kinds": "webhook.*"})["items"]
     assert [(e["kind"], e["data"]) for e in events] == [
         ("webhook.disabled", {"webhook_id": hook["id"], "reason": "gone"})
@@ -183,6 +184,7 @@ def test_what_a_killed_sender_had_taken_is_sent_again_and_its_late_word_counts_f
 ) -> None:
     hook = post.hook(receiver.url, kinds=["request.*"])
     floor.ask(1)
+    until_settled(floor.db)
     with transaction(floor.db) as session:
         fan.fan_out(session, post.now)
     with transaction(floor.db) as session:
