@@ -49,7 +49,7 @@ class Asked:
         """Behind which event to begin. Raises BadCursor."""
         if self.after == LATEST:
             return service.head(session)
-        return START if self.after is None else position_of(self.after)
+        return START if self.after is None else service.begin(session, position_of(self.after))
 
 
 def asked(

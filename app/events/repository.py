@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, Text, literal, or_, select, text, tuple_
+from sqlalchemy import Select, Text, func, literal, or_, select, text, tuple_, update
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.util import identity_key
 
@@ -19,6 +19,8 @@ from app.events.positions import Position
 from app.tables import BatchMember, Event, Job, Key, Request, ServedModel, Webhook
 
 SUBJECTS: dict[str, type[Request] | type[Job]] = {"request": Request, "job": Job}
+NEXT = text("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
+UNSEEN = {"synchronize_session": False}
 SETTLED = text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
 
 
@@ -46,6 +48,19 @@ def model_of(session: Session, table: type[Any], subject: uuid.UUID) -> uuid.UUI
 def settled_before(session: Session) -> int:
     """The oldest transaction that is still open: whatever lies below it is all there is."""
     return int(session.execute(SETTLED).scalar_one())
+
+
+def last_restored(session: Session) -> int | None:
+    """The number of the last event that another cluster's transaction wrote; None when there is none: transaction
+    numbers begin anew where a dump is restored."""
+    future = int(session.execute(NEXT).scalar_one())
+    newest = session.scalar(select(func.max(Event.xid))) or 0
+    return session.scalar(select(func.max(Event.id)).where(Event.xid >= future)) if newest >= future else None
+
+
+def put_in_front(session: Session, last: int) -> None:
+    """Let all events up to that number come before whatever this cluster writes."""
+    session.execute(update(Event).where(Event.id <= last).values(xid=0), execution_options=UNSEEN)
 
 
 def after(session: Session, wanted: EventFilter, position: Position, *, below: int, limit: int) -> list[Event]:

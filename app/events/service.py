@@ -21,8 +21,8 @@ from app.requests.known import known_model
 from app.tables import Event, Job, Request
 
 __all__ = [
-    "AT_ONCE", "EventFilter", "Look", "head", "look", "of_everything", "of_job", "of_request", "owner_of", "page",
-    "views_of",
+    "AT_ONCE", "EventFilter", "Look", "begin", "head", "look", "of_everything", "of_job", "of_request", "owner_of",
+    "page", "views_of",
 ]  # fmt: skip
 
 SEES_ALL = (Role.OPERATOR, Role.OFFICER)
@@ -65,6 +65,12 @@ def of_everything(session: Session, who: Principal, kinds: Sequence[str], served
 def owner_of(who: Principal) -> uuid.UUID | None:
     """Whose events `who` sees: those about their own requests, or (None) everybody's."""
     return None if who.is_any_of(*SEES_ALL) else who.key_id
+
+
+def begin(session: Session, position: Position) -> Position:
+    """Where a reader with this position goes on. One that no reader of this cluster can have is from before a restore:
+    what was restored stands in front, under its old numbers."""
+    return Position(0, position.id) if position.xid >= repository.settled_before(session) else position
 
 
 def head(session: Session) -> Position:

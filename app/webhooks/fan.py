@@ -45,6 +45,11 @@ class Outcome:
 
 def fan_out(session: Session, now: datetime) -> bool:
     """Deliveries of what has happened since each webhook was looked at; whether there is more to do."""
+    restored = events.last_restored(session)
+    if restored is not None:
+        log.warning("events_of_another_cluster_put_in_front", last=restored)
+        events.put_in_front(session, restored)
+        repository.put_in_front(session, restored)
     below = events.settled_before(session)
     last = repository.last_settled(session, below)
     behind = repository.behind(session, last, below=below, limit=WEBHOOKS_AT_ONCE)

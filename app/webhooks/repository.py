@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, delete, func, literal, or_, select, true, tuple_
+from sqlalchemy import Select, delete, func, literal, or_, select, true, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -124,6 +124,15 @@ def behind(session: Session, last: Position, *, below: int, limit: int) -> list[
         .execution_options(populate_existing=True)
     )
     return list(session.scalars(statement))
+
+
+def put_in_front(session: Session, last: int) -> None:
+    """Let webhooks go on behind the number that they had reached, once events were put in front."""
+    reached = func.least(Webhook.after_id, last)
+    session.execute(
+        update(Webhook).where(Webhook.after_xid < MOST).values(after_xid=0, after_id=reached),
+        execution_options={"synchronize_session": False},
+    )
 
 
 def fan_out(session: Session, webhook_id: uuid.UUID, event_ids: Sequence[int], now: datetime) -> None:

@@ -7,7 +7,7 @@ import uuid
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from app.db import transaction
 from app.secret import derive
@@ -229,6 +229,31 @@ def test_events_are_fanned_out_once_however_many_pages_they_take(
         numbers = list(session.scalars(select(Event.id)))
     assert sorted(got.json["data"]["sequence"] for got in receiver.got) == sorted(numbers)
     assert len(numbers) > 10
+
+
+def test_after_a_restore_into_a_cluster_that_counts_anew_nothing_is_missed_or_told_twice(
+    floor: Floor, post: Post, receiver: Receiver
+) -> None:
+    post.hook(receiver.url, kinds=["request.received"])
+    before = [floor.ask(1)]
+    post.run()
+    before.append(floor.ask(2))  # not looked at when the dump was made
+    with floor.db.session_factory() as session:
+        reached = session.scalars(select(Webhook.after_id)).one()
+    foreign = 10**12
+    with transaction(floor.db) as session:
+        session.execute(update(Event).values(xid=foreign + Event.id))
+        session.execute(update(Webhook).values(after_xid=foreign + reached))
+    after = floor.ask(3)
+    with floor.db.engine.connect() as connection, connection.begin():
+        assert connection.execute(select(Event.id).where(Event.xid > foreign)).all()
+    post.sender.run()
+    until_settled(floor.db)
+    post.run()
+    assert [got.json["data"]["request_id"] for got in receiver.got] == [*before, after]
+    query = {"after": f"{foreign + reached}-{reached}", "kinds": "request.received"}
+    page = floor.caller.call("requester", "GET", "/v1/events", params=query)
+    assert [item["request_id"] for item in page["items"]] == [before[1], after]
 
 
 def test_after_a_change_of_secret_both_sign_for_a_day(floor: Floor, post: Post, receiver: Receiver) -> None:
