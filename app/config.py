@@ -6,7 +6,7 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, IPvAnyNetwork
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -17,6 +17,7 @@ class Settings(BaseSettings):
 
     database_url: str = Field("postgresql+psycopg://localhost/grail", repr=False)
     broker_url: str = Field("redis://localhost:6379/0", repr=False)
+    master_secret: str = Field("", repr=False, description="One or several, see app.secret.")
     data_dir: Path = Path(".grail")
     model_roots: list[Path] = Field(default_factory=list, description="Directories that models may be registered from.")
 
@@ -40,6 +41,23 @@ class Settings(BaseSettings):
     database_timeout_seconds: int = Field(10, gt=0)
     log_level: str = "INFO"
 
+    public_url: str = Field("", max_length=500, description="Where callers reach the API; begins links in webhooks.")
+    events_poll_seconds: float = Field(0.5, gt=0)
+    events_heartbeat_seconds: float = Field(15.0, gt=0)
+    events_streams_per_key: int = Field(10, gt=0)
+    deliver_seconds: float = Field(2.0, gt=0)
+    webhooks_per_key: int = Field(20, gt=0)
+    webhook_timeout_seconds: float = Field(15.0, gt=0)
+    webhook_retry_seconds: list[float] = Field(
+        [5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 23_100.0], description="Waits between attempts: a day in all."
+    )
+    webhook_disable_days: float = Field(5.0, gt=0)
+    webhook_private_networks: list[IPvAnyNetwork] = Field(
+        default_factory=list, description="Private ranges that webhooks may lead to; with loopback also by http."
+    )
+    opendsr_certificate_url: str = Field("", max_length=2000, description="Where the certificate of that key is found.")
+    opendsr_key_file: Path | None = Field(None, description="PEM of an RSA or Ed25519 key that signs OpenDSR answers.")
+
     @property
     def artifacts_dir(self) -> Path:
         """What jobs' stages made, and reports, each under its digest."""
@@ -58,7 +76,7 @@ class Settings(BaseSettings):
 
 def read_secret_files() -> None:
     """GRAIL_X_FILE names a file whose content becomes GRAIL_X, unless that is set: how containers hand in secrets."""
-    for name in ("GRAIL_DATABASE_URL", "GRAIL_BROKER_URL"):
+    for name in ("GRAIL_DATABASE_URL", "GRAIL_BROKER_URL", "GRAIL_MASTER_SECRET"):
         path = os.environ.get(f"{name}_FILE")
         if path and name not in os.environ:
             os.environ[name] = Path(path).read_text(encoding="utf-8").strip()

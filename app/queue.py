@@ -28,6 +28,7 @@ QUEUES: dict[str, dict[str, str]] = {
     "grail.plan_batches": {"queue": CONTROL},
     "grail.publish_job": {"queue": CONTROL},
     "grail.sweep": {"queue": CONTROL},
+    "grail.deliver": {"queue": CONTROL},
 }
 
 

@@ -30,6 +30,7 @@ celery.conf.update(
     beat_schedule={
         "plan": {"task": "grail.plan_batches", "schedule": float(settings.plan_seconds)},
         "sweep": {"task": "grail.sweep", "schedule": float(settings.sweep_seconds)},
+        "deliver": {"task": "grail.deliver", "schedule": float(settings.deliver_seconds)},
     },
 )
 

@@ -1,4 +1,4 @@
-"""The four tasks. A message is a doorbell that carries an id at most; the rows say what is to be done."""
+"""The tasks. A message is a doorbell that carries an id at most; the rows say what is to be done."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from app.batches import service as batches
 from app.db import transaction
 from app.jobs import service as jobs
 from worker.celery import celery
-from worker.task import ServiceTask
+from worker.task import SenderTask, ServiceTask
 
 
 @celery.task(name="grail.plan_batches", base=ServiceTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated
@@ -39,3 +39,9 @@ def sweep(self: ServiceTask) -> None:
     """Ring again for what waits: messages may be lost, workers may die."""
     with transaction(self.db) as session:
         jobs.sweep(session, datetime.now(UTC))
+
+
+@celery.task(name="grail.deliver", base=SenderTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated
+def deliver(self: SenderTask) -> None:
+    """Tell webhooks what happened."""
+    self.sender.run()

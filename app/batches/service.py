@@ -158,7 +158,10 @@ def _plan_model(session: Session, served_model_id: uuid.UUID, now: datetime) -> 
         return None
     arrived = repository.queue_received(session, model.id, QUEUE_AT_ONCE)
     for request_id in arrived:
-        record(session, "request.queued", subject_id=str(request_id), state=str(RequestState.QUEUED))
+        record(
+            session, "request.queued", subject_id=str(request_id), state=str(RequestState.QUEUED),
+            served_model_id=str(model.id),
+        )  # fmt: skip
     policy = Policy.model_validate(model.policy)
     expected = repository.longest_of_late(session, model.id)
     pending = _uncontested(session, repository.pending(session, model.id, policy.max_requests_per_batch, lock=True))

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy.orm import Session
 
 from app.audit.service import record
+from app.events.journal import note_progress
 from app.jobs import members, repository
 from app.jobs.errors import LeaseLost
 from app.jobs.progress import overall, with_losses
@@ -78,12 +79,14 @@ def heartbeat(
     now: datetime | None = None,
 ) -> None:
     """Prolong the lease and note the newest progress. Raises LeaseLost, also when the job was cancelled."""
-    job = held(session, job_id, token)
-    job.lease_until = (now or datetime.now(UTC)) + timedelta(seconds=lease_seconds)
+    job, now = held(session, job_id, token), now or datetime.now(UTC)
+    job.lease_until = now + timedelta(seconds=lease_seconds)
     if progress is not None:
+        stage, share = job.stage, job.progress
         job.stage, job.step, job.steps = progress.stage[:32], progress.step, progress.steps
         job.progress = overall(progress, job.progress)
         job.losses = with_losses(job.losses, progress)
+        note_progress(session, job, stage, share, now)
     session.flush()
 
 

@@ -196,6 +196,17 @@ def until_blocked(db: Database, done: Callable[[], bool]) -> None:
         assert time.monotonic() < deadline, "nobody waits and nothing is done"
 
 
+def until_settled(db: Database) -> None:
+    """Go on once every event may be read: no transaction that is older than the last of them is open, not even one of
+    the server's own (autovacuum has some)."""
+    waits = text("SELECT count(*) FROM event WHERE xid >= pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
+    deadline = time.monotonic() + 60
+    with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        while connection.execute(waits).scalar_one():
+            assert time.monotonic() < deadline, "an older transaction stays open"
+            time.sleep(0.005)
+
+
 def later(seconds: float) -> datetime:
     """A moment after NOW."""
     return NOW + timedelta(seconds=seconds)
