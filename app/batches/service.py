@@ -18,8 +18,8 @@ from sqlalchemy.orm import Session
 from app.audit.service import record
 from app.auth import Principal
 from app.batches import repository
-from app.batches.cost import cost
-from app.batches.errors import JobAtWork, NoActiveAdapter, NoRetainData, NothingPending
+from app.batches.cost import cost, least_bytes
+from app.batches.errors import BreakerOpen, JobAtWork, NoActiveAdapter, NoRetainData, NothingPending
 from app.batches.grouping import BatchPlan, PendingRequest, closing_reason, group, merge_settings
 from app.batches.repository import ItemCounts
 from app.batches.schemas import BatchPreview, CostEstimate
@@ -29,14 +29,15 @@ from app.lifecycle import JobEvent, JobState, RequestEvent, RequestState, advanc
 from app.queue import enqueue
 from app.requests.known import known_model
 from app.requests.repository import lock_model
+from app.served_models import breaker
 from app.served_models.schemas import Policy
 from app.tables import Batch, BatchReason, ExampleDomain, Job, Request, RequestDomain, ServedModel
-from app.tokens import count_tokens, load_tokeniser
+from app.tokens import TokeniserMissing, count_tokens, load_tokeniser
 from grail.config import GENERAL, NothingNamed, UnlearnConfig
 from grail.plan import Workload
 from grail.types import Role
 
-__all__ = ["BatchPlan", "PendingRequest", "batch_again", "group", "leave", "plan", "preview", "run_now"]
+__all__ = ["BatchPlan", "PendingRequest", "Remainder", "batch_again", "group", "leave", "plan", "preview", "run_now"]
 
 QUEUE_AT_ONCE = 500
 """Received requests of one model that one pass of the planner acknowledges."""
@@ -48,7 +49,7 @@ CountsByDomain = Mapping[ExampleDomain, ItemCounts]
 
 @dataclass(frozen=True, slots=True)
 class Remainder:
-    """What is left of a batch that a member has left."""
+    """What is left of a batch that a member has left: queued requests that are to be batched at once."""
 
     served_model_id: uuid.UUID
     requests: Sequence[Request]
@@ -65,8 +66,8 @@ def run_now(
     session: Session, served_model: str, principal: Principal, now: datetime, *, include_attention: bool = False
 ) -> Job:
     """Make a batch of what is pending, whatever the policy's window. `include_attention` queues again, with all its
-    tries, what waits for a person's attention. Raises UnknownServedModel, JobAtWork, NothingPending, NoActiveAdapter
-    and NoRetainData."""
+    tries, what waits for a person's attention. Raises UnknownServedModel, JobAtWork, BreakerOpen, NothingPending,
+    NoActiveAdapter and NoRetainData."""
     model = lock_model(session, known_model(session, served_model).id)
     assert model is not None  # noqa: S101 - served models are never deleted
     policy = Policy.model_validate(model.policy)
@@ -74,7 +75,7 @@ def run_now(
         _queue_again(session, model)
     requests = repository.pending(session, model.id, policy.max_requests_per_batch, lock=True)
     counts = repository.items_by_domain(session, _ids(requests))
-    obstacle = _obstacle(session, model, policy, requests, counts)
+    obstacle = _obstacle(session, model, policy, requests, counts, now)
     if obstacle is not None:
         raise obstacle
     record(session, "batch.ordered", subject_id=str(model.id), key_id=str(principal.key_id))
@@ -89,7 +90,7 @@ def preview(
     policy = Policy.model_validate(model.policy)
     requests = repository.pending(session, model.id, policy.max_requests_per_batch, lock=False)
     counts = repository.items_by_domain(session, _ids(requests))
-    obstacle = _obstacle(session, model, policy, requests, counts)
+    obstacle = _obstacle(session, model, policy, requests, counts, now)
     load = _workload(session, model, policy, requests, counts)
     forget = sum(count.forget for count in counts.values())
     return BatchPreview(
@@ -125,14 +126,15 @@ def leave(session: Session, request_id: uuid.UUID, now: datetime) -> Remainder |
     return Remainder(batch.served_model_id, others, batch.reason)
 
 
-def batch_again(session: Session, left: Remainder) -> None:
-    """A batch of what is left of one, with retain data drawn anew, unless nothing is left or could be retained."""
+def batch_again(session: Session, left: Remainder, now: datetime) -> None:
+    """A batch of what is left of one, with retain data drawn anew, unless nothing is left or could be retained, or the
+    model is to be left alone."""
     model = lock_model(session, left.served_model_id)
     if model is None:
         return
     policy = Policy.model_validate(model.policy)
     counts = repository.items_by_domain(session, _ids(left.requests))
-    if _obstacle(session, model, policy, left.requests, counts) is None:
+    if _obstacle(session, model, policy, left.requests, counts, now) is None:
         _make(session, model, policy, left.requests, counts, left.reason)
 
 
@@ -150,7 +152,7 @@ def _plan_model(session: Session, served_model_id: uuid.UUID, now: datetime) -> 
     if made is None:
         return None
     counts = repository.items_by_domain(session, made.request_ids)
-    obstacle = _obstacle(session, model, policy, requests, counts)
+    obstacle = _obstacle(session, model, policy, requests, counts, now)
     if obstacle is None:
         return _make(session, model, policy, requests, counts, made.reason)
     if isinstance(obstacle, NoRetainData):
@@ -184,6 +186,7 @@ def _make(
         settings={"unlearn": _config(policy, requests).as_dict(), "tries": max(request.tries for request in requests)},
         gate=policy.gate.as_dict(),
         start_adapter_id=model.active_adapter_id,
+        needed_bytes=_needed_bytes(session, model, policy, requests, counts, batch.id),
     )
     repository.add_job(session, job)
     record(
@@ -203,16 +206,17 @@ def _make(
 
 
 def _obstacle(
-    session: Session, model: ServedModel, policy: Policy, requests: Sequence[Request], counts: CountsByDomain
+    session: Session,
+    model: ServedModel,
+    policy: Policy,
+    requests: Sequence[Request],
+    counts: CountsByDomain,
+    now: datetime,
 ) -> ServiceError | None:
     """Why no batch can be made of these requests now, or None."""
-    job = repository.open_job(session, model.id)
-    if job is not None:
-        return JobAtWork(model.name, job.id, str(job.state))
-    if not requests:
-        return NothingPending(model.name)
-    if model.active_adapter_id is None:
-        return NoActiveAdapter(model.name)
+    obstacle = _obstacle_of_model(session, model, now) or (None if requests else NothingPending(model.name))
+    if obstacle is not None:
+        return obstacle
     general = _retains_general(policy)
     if not general and any(count.retain for count in counts.values()):
         return None
@@ -220,6 +224,16 @@ def _obstacle(
     if repository.stands_any(session, model.id, domains):
         return None
     return NoRetainData(model.name, sorted(domains), policy.unlearn.method)
+
+
+def _obstacle_of_model(session: Session, model: ServedModel, now: datetime) -> ServiceError | None:
+    """Why no batch of this model can be made now, whatever is pending, or None."""
+    job = repository.open_job(session, model.id)
+    if job is not None:
+        return JobAtWork(model.name, job.id, str(job.state))
+    if breaker.blocks(model, now):
+        return BreakerOpen(model.name, breaker.tries_again_at(model), model.breaker_error)
+    return NoActiveAdapter(model.name) if model.active_adapter_id is None else None
 
 
 def _passed_over(policy: Policy, counts: CountsByDomain) -> str | None:
@@ -310,6 +324,30 @@ def _workload(
         longest = max(longest, *lengths)
     forget = tuple(count.forget for count in counts.values())
     return Workload(items, item_tokens, scored, scored_tokens, longest, forget)
+
+
+def _needed_bytes(
+    session: Session,
+    model: ServedModel,
+    policy: Policy,
+    requests: Sequence[Request],
+    counts: CountsByDomain,
+    batch_id: uuid.UUID,
+) -> int | None:
+    """Memory that a job of this batch takes at least, or None where it can not be told: decided by its longest text."""
+    if model.active_adapter_id is None:
+        return None
+    rows = repository.longest_texts(session, _ids(requests), batch_id)
+    try:
+        lengths = count_tokens(load_tokeniser(model.base_model_path), model.prompt_template, rows)
+    except TokeniserMissing:
+        return None
+    longest = max(lengths, default=1)
+    items = sum(count.forget + count.retain for count in counts.values())
+    forget = tuple(count.forget for count in counts.values())
+    load = Workload(items, items * longest, items, items * longest, longest, forget)
+    directory = repository.adapter(session, model.active_adapter_id).directory
+    return least_bytes(model.base_model_path, directory, load, _config(policy, requests))
 
 
 def _estimate(

@@ -17,6 +17,7 @@ from sqlalchemy import select
 from app.db import transaction
 from app.embedded.services import EmbeddedServices
 from app.jobs import service as jobs
+from app.jobs.failures import FailureKind
 from app.jobs.service import SETTLED_TICKS, is_due
 from app.tables import Job
 from tests.app.service import BAD, GOOD, LEASE, NOW, Floor, later
@@ -122,7 +123,7 @@ def test_what_is_over_or_waits_for_a_person_is_not_rung(floor: Floor, broker: Br
     floor.ask(1)
     if end == "failed":
         job_id = floor.order()
-        floor.fail(job_id, floor.claim(job_id) or 0, retryable=False)
+        floor.fail(job_id, floor.claim(job_id) or 0, FailureKind.SETTINGS)
     elif end == "cancelled":
         floor.caller.call("operator", "POST", f"/v1/jobs/{floor.order()}/cancel")
     else:
