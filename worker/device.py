@@ -70,7 +70,7 @@ def offered_bytes(settings: Settings) -> int:
 @cache
 def _memory_of(device: str, device_map: str) -> int:
     """Of one card, of all that are seen when the base is spread, else of this machine."""
-    if not device.startswith("cuda"):
+    if not (device.startswith("cuda") and torch.cuda.is_available()):
         return machine_bytes(Path("/"))
     cards = range(torch.cuda.device_count()) if device_map else [torch.device(device).index or 0]
     return sum(torch.cuda.mem_get_info(card)[1] for card in cards)
