@@ -192,6 +192,12 @@ def everything(session: Session, who: Principal, now: datetime) -> list[ModelVie
     return [view(model, active, who, now) for model, active in repository.everything(session)]
 
 
+def left_alone(session: Session, now: datetime) -> list[tuple[str, dict[str, Any]]]:
+    """Name and reason of each model whose breaker is open."""
+    models = [model for model, _ in repository.everything(session)]
+    return [(model.name, model.breaker_error or {}) for model in models if breaker.blocks(model, now)]
+
+
 def close_breaker(session: Session, name: str, who: Principal, now: datetime) -> ServedModel:
     """Let jobs of the model start again; nothing when they may. Its queued job is rung for. Raises NotFound."""
     model = named(session, name, lock=True)
