@@ -22,9 +22,10 @@ def release(job: Job, event: JobEvent, now: datetime) -> None:
 
 
 def requeue(session: Session, job: Job, now: datetime) -> None:
-    """A running job and its requests wait for a worker again; the one that had it did not die on it."""
+    """A running job and its requests wait for a worker again, from now on; the one that had it did not die on it."""
     release(job, JobEvent.RELEASE, now)
     job.stage = str(job.state)
+    job.not_before = now  # the sweep rings often for what has begun to wait
     job.attempts -= 1
     for request in members.of(session, job):
         members.move(session, job, request, RequestEvent.RELEASE, now)

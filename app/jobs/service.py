@@ -26,7 +26,6 @@ from app.jobs.verdicts import changed_settings
 from app.lifecycle import IllegalMove, JobEvent, JobState
 from app.queue import enqueue
 from app.requests.cursors import cursor_of, id_of
-from app.tables import Job
 from grail.types import Progress
 
 __all__ = [
@@ -149,15 +148,10 @@ def sweep(session: Session, now: datetime) -> list[uuid.UUID]:
     rung = []
     for job in repository.waiting(session, now):
         concludes = job.state is JobState.EVALUATED
-        if concludes or is_due(now, _waits_since(job), every):
+        if concludes or is_due(now, job.lease_until or job.not_before or job.created_at, every):
             enqueue(session, PUBLISH_JOB if concludes else RUN_JOB, job.id)
             rung.append(job.id)
     return rung
-
-
-def _waits_since(job: Job) -> datetime:
-    """When it could first have been taken up, or taken up again."""
-    return job.lease_until or max(job.created_at, job.not_before or job.created_at)
 
 
 def is_due(now: datetime, since: datetime, every: float) -> bool:

@@ -6,6 +6,7 @@ import errno
 import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -128,7 +129,7 @@ def test_a_worker_that_was_told_to_end_gives_its_job_back_as_it_was(
     job_id = floor.order()
     work(floor.db, floor.settings, job_id)
     row = floor.job(job_id)
-    assert (row.state, row.attempts, row.put_off, row.not_before, row.error) == (JobState.QUEUED, 0, 0, None, None)
+    assert (row.state, row.attempts, row.put_off, row.error) == (JobState.QUEUED, 0, 0, None)
     assert (floor.request(asked).state, floor.request(asked).tries) == (RequestState.BATCHED, 0)
     monkeypatch.setattr(worker_job.SHUTDOWN, "asked", True)
     work(floor.db, floor.settings, job_id)
@@ -225,6 +226,18 @@ def test_a_placement_that_there_is_not_ends_the_job_with_words(floor: Floor, mon
     job_id = floor.order()
     work(floor.db, floor.settings, job_id)
     assert error_of(floor, job_id)["type"] == "wrong-placement"
+
+
+def test_a_worker_that_lost_its_job_stores_no_report(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+    floor.ask(1)
+    job_id = floor.order()
+    assert floor.claim(job_id) == 1
+    monkeypatch.setattr(worker_job, "_document", lambda *_: {})
+    monkeypatch.setattr(worker_job, "store_report", never)
+    inputs = SimpleNamespace(job_id=job_id)
+    outcome = SimpleNamespace(result=SimpleNamespace(requests={}))
+    with pytest.raises(LeaseLost):
+        worker_job._hand_in(floor.db, floor.settings, inputs, 2, None, outcome, None)  # type: ignore[arg-type]
 
 
 def never(*_: Any, **__: Any) -> None:

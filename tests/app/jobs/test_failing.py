@@ -98,7 +98,7 @@ def test_a_job_that_lacked_memory_is_for_larger_workers_only(floor: Floor) -> No
     announce(floor, "large", 24 * GB)
     fail(floor, job_id, FailureKind.MEMORY, offered_bytes=16 * GB)
     row = floor.job(job_id)
-    assert (row.state, row.needed_bytes, row.put_off, row.not_before) == (JobState.QUEUED, 16 * GB + 1, 1, None)
+    assert (row.state, row.needed_bytes, row.put_off, row.not_before) == (JobState.QUEUED, 16 * GB + 1, 1, NOW)
     assert states(floor, asked) == ["batched", "batched"]
     with floor.db.session_factory() as session:
         assert jobs.claimable(session, NOW, 16 * GB) == []
