@@ -37,6 +37,9 @@ class Settings(BaseSettings):
     heartbeat_seconds: float = Field(10.0, gt=0)
     plan_seconds: float = Field(5.0, gt=0)
     sweep_seconds: float = Field(15.0, gt=0)
+    breaker_failures: int = Field(3, gt=0)
+    breaker_seconds: float = Field(300.0, gt=0)
+    worker_memory_bytes: int | None = Field(None, gt=0, description="What a gpu worker offers instead of all it has.")
     broker_timeout_seconds: float = Field(3.0, gt=0)
     database_timeout_seconds: int = Field(10, gt=0)
     log_level: str = "INFO"

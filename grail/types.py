@@ -77,5 +77,10 @@ Report = Callable[[Progress], None]
 """Called often by long computations; raising from it stops them (that is how a lost lease or a cancel takes effect)."""
 
 
+class Interrupted(Exception):
+    """Raised by a listener that wants the computation to stop here and to be gone on with later: training keeps a
+    resume checkpoint of the step that it has just taken."""
+
+
 def ignore_progress(_: Progress) -> None:
     """The default listener: says nothing."""

@@ -35,6 +35,8 @@ LATE_JOBS = 5
 """Last jobs by which the next one's duration is foretold."""
 STREAM_ROWS = 500
 """Rows of text in memory at a time."""
+LONGEST_ROWS = 8
+"""Texts with the most characters, among which the one with the most tokens is taken to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +266,18 @@ def texts(
         result = session.execute(statement, execution_options={"yield_per": STREAM_ROWS})
         for part in result.partitions():
             yield [(row[0], row[1], row[2]) for row in part]
+
+
+def longest_texts(session: Session, request_ids: Collection[uuid.UUID], batch_id: uuid.UUID) -> list[tuple[str, str]]:
+    """(prompt, completion) of the longest rows, in characters, that a batch of these requests holds."""
+    drawn = select(BatchExample.example_id).where(BatchExample.batch_id == batch_id).scalar_subquery()
+    statement = (
+        select(Example.prompt, Example.completion)
+        .where(_used(request_ids) | Example.id.in_(drawn) | Example.parent_id.in_(drawn))
+        .order_by((func.length(Example.prompt) + func.length(Example.completion)).desc(), Example.id)
+        .limit(LONGEST_ROWS)
+    )
+    return [(row[0], row[1]) for row in session.execute(statement)]
 
 
 def _used(request_ids: Collection[uuid.UUID]) -> ColumnElement[bool]:

@@ -18,8 +18,8 @@ from sqlalchemy.orm import Session
 from app.audit.service import record
 from app.auth import Principal
 from app.batches import repository
-from app.batches.cost import cost
-from app.batches.errors import JobAtWork, NoActiveAdapter, NoRetainData, NothingPending
+from app.batches.cost import cost, least_bytes
+from app.batches.errors import BreakerOpen, JobAtWork, NoActiveAdapter, NoRetainData, NothingPending
 from app.batches.grouping import IMMEDIATE, BatchPlan, PendingRequest, group, merge_settings
 from app.batches.repository import ItemCounts
 from app.batches.schemas import BatchPreview, CostEstimate
@@ -29,6 +29,7 @@ from app.lifecycle import JobEvent, JobState, RequestEvent, RequestState, advanc
 from app.queue import enqueue
 from app.requests.known import known_model
 from app.requests.repository import lock_model, reinstatements_contested
+from app.served_models import breaker
 from app.served_models.schemas import Policy
 from app.tables import (
     Batch,
@@ -41,12 +42,12 @@ from app.tables import (
     RequestKind,
     ServedModel,
 )
-from app.tokens import count_tokens, load_tokeniser
+from app.tokens import TokeniserMissing, count_tokens, load_tokeniser
 from grail.config import GENERAL, NothingNamed, UnlearnConfig
 from grail.plan import Workload
 from grail.types import Role
 
-__all__ = ["BatchPlan", "PendingRequest", "batch_again", "group", "leave", "plan", "preview", "run_now"]
+__all__ = ["BatchPlan", "PendingRequest", "Remainder", "batch_again", "group", "leave", "plan", "preview", "run_now"]
 
 QUEUE_AT_ONCE = 500
 """Received requests of one model that one pass of the planner acknowledges."""
@@ -58,7 +59,7 @@ CountsByDomain = Mapping[ExampleDomain, ItemCounts]
 
 @dataclass(frozen=True, slots=True)
 class Remainder:
-    """What is left of a batch that a member has left."""
+    """What is left of a batch that a member has left: queued requests that are to be batched at once."""
 
     served_model_id: uuid.UUID
     requests: Sequence[Request]
@@ -75,8 +76,8 @@ def run_now(
     session: Session, served_model: str, principal: Principal, now: datetime, *, include_attention: bool = False
 ) -> Job:
     """Make a batch of what is pending, whatever the policy's window. `include_attention` queues again, with all its
-    tries, what waits for a person's attention. Raises UnknownServedModel, JobAtWork, NothingPending, NoActiveAdapter
-    and NoRetainData."""
+    tries, what waits for a person's attention. Raises UnknownServedModel, JobAtWork, BreakerOpen, NothingPending,
+    NoActiveAdapter and NoRetainData."""
     model = lock_model(session, known_model(session, served_model).id)
     assert model is not None  # noqa: S101 - served models are never deleted
     policy = Policy.model_validate(model.policy)
@@ -85,7 +86,7 @@ def run_now(
     pending = repository.pending(session, model.id, policy.max_requests_per_batch, lock=True)
     requests, _ = _chosen(_uncontested(session, pending), policy, now, closed_by=BatchReason.MANUAL)
     counts = repository.items_by_domain(session, _ids(requests))
-    obstacle = _obstacle(session, model, policy, requests, counts)
+    obstacle = _obstacle(session, model, policy, requests, counts, now)
     if obstacle is not None:
         raise obstacle
     record(session, "batch.ordered", subject_id=str(model.id), key_id=str(principal.key_id))
@@ -104,7 +105,7 @@ def preview(
     requests, _ = _chosen(pending, policy, now, closed_by=BatchReason.MANUAL)
     _, due_to_close = _chosen(pending, policy, now, expected=repository.longest_of_late(session, model.id))
     counts = repository.items_by_domain(session, _ids(requests))
-    obstacle = _obstacle(session, model, policy, requests, counts)
+    obstacle = _obstacle(session, model, policy, requests, counts, now)
     load = _workload(session, model, policy, requests, counts)
     forget = sum(count.forget for count in counts.values())
     return BatchPreview(
@@ -140,14 +141,15 @@ def leave(session: Session, request_id: uuid.UUID, now: datetime) -> Remainder |
     return Remainder(batch.served_model_id, others, batch.reason)
 
 
-def batch_again(session: Session, left: Remainder) -> None:
-    """A batch of what is left of one, with retain data drawn anew, unless nothing is left or could be retained."""
+def batch_again(session: Session, left: Remainder, now: datetime) -> None:
+    """A batch of what is left of one, with retain data drawn anew, unless nothing is left or could be retained, or the
+    model is to be left alone."""
     model = lock_model(session, left.served_model_id)
     if model is None:
         return
     policy = Policy.model_validate(model.policy)
     counts = repository.items_by_domain(session, _ids(left.requests))
-    if _obstacle(session, model, policy, left.requests, counts) is None:
+    if _obstacle(session, model, policy, left.requests, counts, now) is None:
         _make(session, model, policy, left.requests, counts, left.reason)
 
 
@@ -170,7 +172,7 @@ def _plan_model(session: Session, served_model_id: uuid.UUID, now: datetime) -> 
         if reason is None:
             return None
         counts = repository.items_by_domain(session, _ids(requests))
-        obstacle = _obstacle(session, model, policy, requests, counts)
+        obstacle = _obstacle(session, model, policy, requests, counts, now)
         if obstacle is None:
             return _make(session, model, policy, requests, counts, reason)
         if not isinstance(obstacle, NoRetainData):
@@ -238,6 +240,7 @@ def _make(
         start_adapter_id=model.active_adapter_id,
         kind=JobKind.REINSTATE if _reinstatements(requests) else JobKind.UNLEARN,
         due_at=min(request.due_at for request in requests),
+        needed_bytes=_needed_bytes(session, model, policy, requests, counts, batch.id),
     )
     repository.add_job(session, job)
     record(
@@ -257,16 +260,17 @@ def _make(
 
 
 def _obstacle(
-    session: Session, model: ServedModel, policy: Policy, requests: Sequence[Request], counts: CountsByDomain
+    session: Session,
+    model: ServedModel,
+    policy: Policy,
+    requests: Sequence[Request],
+    counts: CountsByDomain,
+    now: datetime,
 ) -> ServiceError | None:
     """Why no batch can be made of these requests now, or None."""
-    job = repository.open_job(session, model.id)
-    if job is not None:
-        return JobAtWork(model.name, job.id, str(job.state))
-    if not requests:
-        return NothingPending(model.name)
-    if model.active_adapter_id is None:
-        return NoActiveAdapter(model.name)
+    obstacle = _obstacle_of_model(session, model, now) or (None if requests else NothingPending(model.name))
+    if obstacle is not None:
+        return obstacle
     return None if _reinstatements(requests) else _lack_of_retain_data(session, model, policy, requests, counts)
 
 
@@ -281,6 +285,16 @@ def _lack_of_retain_data(
     if repository.stands_any(session, model.id, domains):
         return None
     return NoRetainData(model.name, sorted(domains), policy.unlearn.method)
+
+
+def _obstacle_of_model(session: Session, model: ServedModel, now: datetime) -> ServiceError | None:
+    """Why no batch of this model can be made now, whatever is pending, or None."""
+    job = repository.open_job(session, model.id)
+    if job is not None:
+        return JobAtWork(model.name, job.id, str(job.state))
+    if breaker.blocks(model, now):
+        return BreakerOpen(model.name, breaker.tries_again_at(model), model.breaker_error)
+    return NoActiveAdapter(model.name) if model.active_adapter_id is None else None
 
 
 def _passed_over(policy: Policy, counts: CountsByDomain) -> str | None:
@@ -378,6 +392,30 @@ def _workload(
         longest = max(longest, *lengths)
     forget = tuple(count.forget for count in counts.values())
     return Workload(items, item_tokens, scored, scored_tokens, longest, forget)
+
+
+def _needed_bytes(
+    session: Session,
+    model: ServedModel,
+    policy: Policy,
+    requests: Sequence[Request],
+    counts: CountsByDomain,
+    batch_id: uuid.UUID,
+) -> int | None:
+    """Memory that a job of this batch takes at least, or None where it can not be told: decided by its longest text."""
+    if model.active_adapter_id is None:
+        return None
+    rows = repository.longest_texts(session, _ids(requests), batch_id)
+    try:
+        lengths = count_tokens(load_tokeniser(model.base_model_path), model.prompt_template, rows)
+    except TokeniserMissing:
+        return None
+    longest = max(lengths, default=1)
+    items = sum(count.forget + count.retain for count in counts.values())
+    forget = tuple(count.forget for count in counts.values())
+    load = Workload(items, items * longest, items, items * longest, longest, forget)
+    directory = repository.adapter(session, model.active_adapter_id).directory
+    return least_bytes(model.base_model_path, directory, load, _config(policy, requests))
 
 
 def _estimate(

@@ -38,7 +38,7 @@ def hold(session: Session, request_id: uuid.UUID, asked: HoldOrder, who: Princip
     request.hold_kind, request.hold_reason = asked.kind, asked.reason
     note(session, "held", request, who, now, reason=asked.reason, kind=str(asked.kind))
     if left is not None:
-        batches.batch_again(session, left)
+        batches.batch_again(session, left, now)
     return _shown(session, request, who, now)
 
 
@@ -82,7 +82,7 @@ def refuse(session: Session, request_id: uuid.UUID, reason: str, who: Principal,
     note(session, "refused", request, who, now, reason=reason)
     conflicts.release(session, request, now)
     if left is not None:
-        batches.batch_again(session, left)
+        batches.batch_again(session, left, now)
     return _shown(session, request, who, now)
 
 

@@ -123,7 +123,7 @@ def withdraw(session: Session, request_id: uuid.UUID, who: Principal, now: datet
     )
     conflicts.release(session, request, now)
     if left is not None:
-        batches.batch_again(session, left)
+        batches.batch_again(session, left, now)
     return views_of(session, [request], now, who)[0]
 
 

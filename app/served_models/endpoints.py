@@ -50,7 +50,7 @@ WRITE = {**READ, **problem_responses(BadRequest, Forbidden, TooLarge, Unsupporte
 @router.get("", responses=problem_responses(Unauthorised, Unavailable))
 def list_models(session: DbSession, who: Anyone) -> ModelList:
     """All served models, by name."""
-    return ModelList(items=service.everything(session, who))
+    return ModelList(items=service.everything(session, who, datetime.now(UTC)))
 
 
 @router.post(
@@ -68,21 +68,30 @@ def create_model(
     session: DbSession, request: Request, response: Response, ask: ModelCreate, who: Operator
 ) -> ModelView:
     """Register a base model with the adapter that it is served with; the adapter becomes version 1."""
-    model = service.create(session, ask, who, request.app.state.settings, datetime.now(UTC))
+    now = datetime.now(UTC)
+    model = service.create(session, ask, who, request.app.state.settings, now)
     response.headers["Location"] = f"/v1/models/{model.name}"
-    return service.show(session, model, who)
+    return service.show(session, model, who, now)
 
 
 @router.get("/{name}", responses=READ)
 def get_model(session: DbSession, name: ModelName, who: Anyone) -> ModelView:
     """One served model."""
-    return service.show(session, service.named(session, name), who)
+    return service.show(session, service.named(session, name), who, datetime.now(UTC))
 
 
 @router.patch("/{name}", responses={**WRITE, **problem_responses(Unprocessable, service.PolicyRefused)})
 def patch_model(session: DbSession, name: ModelName, ask: ModelPatch, who: Operator) -> ModelView:
     """Change the policy (merged field by field) or the prompt template."""
-    return service.show(session, service.patch(session, name, ask, who, datetime.now(UTC)), who)
+    now = datetime.now(UTC)
+    return service.show(session, service.patch(session, name, ask, who, now), who, now)
+
+
+@router.post("/{name}/breaker/close", responses={**READ, **problem_responses(Forbidden)})
+def close_breaker(session: DbSession, name: ModelName, who: Operator) -> ModelView:
+    """Let jobs of the model start again, once what made them fail is mended. Nothing when its breaker is closed."""
+    now = datetime.now(UTC)
+    return service.show(session, service.close_breaker(session, name, who, now), who, now)
 
 
 @router.put(

@@ -12,6 +12,7 @@ from pydantic_core import CoreSchema
 
 from app.config import bounds
 from app.errors import FIELD
+from app.served_models.breaker import BreakerState
 from app.tables.example import ExampleDomain
 from app.tables.request import RequestDomain
 from app.texts import text_type
@@ -193,6 +194,16 @@ class ActiveAdapter(BaseModel):
     digest: str
 
 
+class BreakerView(BaseModel):
+    """Whether jobs of the model may start. Requesters are not told the reason."""
+
+    state: BreakerState
+    failures: int = Field(ge=0, description="jobs in a row that failed for no fault of their requests")
+    opened_at: datetime | None
+    tries_again_at: datetime | None = Field(description="when one job may try; null while it is closed")
+    reason: dict[str, Any] | None = Field(description="the last such failure, with how to mend it")
+
+
 class ModelView(BaseModel):
     """A served model. A requester is not told where files lie."""
 
@@ -207,6 +218,7 @@ class ModelView(BaseModel):
     alias_revision: int
     created_at: datetime
     updated_at: datetime
+    breaker: BreakerView
 
 
 class ModelList(BaseModel):

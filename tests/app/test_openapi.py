@@ -65,6 +65,7 @@ ROLES: dict[tuple[str, str], frozenset[str]] = {
     ("POST", "/v1/models"): OPERATOR,
     ("GET", "/v1/models/{name}"): ANYONE,
     ("PATCH", "/v1/models/{name}"): OPERATOR,
+    ("POST", "/v1/models/{name}/breaker/close"): OPERATOR,
     ("PUT", "/v1/models/{name}/retain-set"): OPERATOR,
     ("GET", "/v1/models/{name}/retain-set"): ANYONE,
     ("POST", "/v1/models/{name}/replicas/{replica_id}/ack"): OPERATOR,

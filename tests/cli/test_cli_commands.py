@@ -18,6 +18,7 @@ from app.config import Settings
 from app.db import Database, transaction
 from app.jobs import leases, results
 from app.jobs import service as jobs
+from app.jobs.failures import Failure, FailureKind
 from app.reports import service as reports
 from app.storage import FileStore
 from cli import adapters as adapter_commands
@@ -202,6 +203,29 @@ def test_a_dry_run_writes_nothing_and_a_run_queues_a_job(grail: Grail, people: s
     assert "cancelled" in grail("jobs", "watch", job_id, expect=1).out
     assert grail("requests", "show", request_id, "--json").json["state"] == "needs_attention"
     assert grail("jobs", "run", people, "--include-attention").out.strip() != job_id
+
+
+def test_a_queued_job_says_what_it_waits_for(grail: Grail, people: str, request_id: str) -> None:
+    grail("jobs", "run", people)
+    listed = grail("jobs", "list").out
+    assert "WAITS FOR" in listed and "a gpu worker" in listed
+
+
+def test_an_open_breaker_is_told_with_its_reason_and_closed(
+    grail: Grail, people: str, request_id: str, db: Database
+) -> None:
+    job_id = uuid.UUID(grail("jobs", "run", people).out.strip())
+    words = {"type": "storage-full", "title": "There is no room", "detail": "d", "mend": "Free some space."}
+    now = datetime.now(UTC)
+    with transaction(db) as session:
+        job = leases.claim(session, job_id, "worker", now, 60)
+        assert job is not None
+        results.fail(session, job_id, job.fencing_token, Failure(FailureKind.OPERATOR, words), now)
+    for said in (grail("models", "list").err, grail("models", "show", people).err, grail("doctor", expect=1).out):
+        assert "There is no room" in said and "Free some space." in said and "close-breaker people" in said
+    assert "closed" in grail("models", "close-breaker", people).err
+    assert "breaker of" not in grail("models", "list").err
+    assert grail("models", "show", people, "--json").json["breaker"]["state"] == "closed"
 
 
 def test_a_published_job_is_watched_to_its_end_and_its_report_is_fetched(
