@@ -211,7 +211,8 @@ def erased_rows(
     served_model_id: uuid.UUID, domain: RequestDomain, request_ids: Collection[uuid.UUID], amount: int
 ) -> Select[uuid.UUID]:
     """Ids of at most `amount` forget items of a domain that the newest earlier requests had erased, and whose erasure
-    is in force: each request in turn, the newest first. What the requests reinstate is left out."""
+    is in force: each request in turn, the newest first. What the requests reinstate, and its duplicates, is left
+    out."""
     reinstated = select(Request.original_id).where(Request.id.in_(request_ids), Request.original_id.is_not(None))
     newest = (
         select(Request.id)
@@ -220,6 +221,7 @@ def erased_rows(
             Request.state.in_(IN_FORCE),
             Request.domain == domain,
             Request.id.not_in(reinstated),
+            Request.duplicate_of_id.is_(None) | Request.duplicate_of_id.not_in(reinstated),
         )
         .order_by(Request.id.desc())
         .limit(amount)

@@ -356,10 +356,11 @@ def _wanted(policy: Policy, requests: Sequence[Request], counts: CountsByDomain)
     forget item, and at least one for a domain to which its requests bring none.
 
     Where general data is retained only that is drawn, `retain_per_forget` for each forget item: the requests' own
-    retain items are scored, but not trained on. To reinstate nothing is drawn.
+    retain items are scored, but not trained on. To reinstate, `retain_per_forget` rows are drawn for each item that is
+    taught, as far as there are any, so that teaching one work loses no other.
     """
     if _reinstatements(requests):
-        return {}
+        return {domain: math.ceil(policy.retain_per_forget * count.retain) for domain, count in counts.items()}
     if _retains_general(policy):
         forget = sum(count.forget for count in counts.values())
         return {ExampleDomain.GENERAL: max(math.ceil(policy.retain_per_forget * forget), 1)}

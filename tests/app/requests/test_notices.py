@@ -14,7 +14,7 @@ from app.db import transaction
 from app.lifecycle import RequestState
 from app.requests import notices, reinstatement
 from app.requests.errors import ContentGone
-from app.tables import Audit, Batch, BatchReason, Example, Job, JobKind, Request, RequestKind
+from app.tables import Audit, Batch, BatchExample, BatchReason, Example, Job, JobKind, Request, RequestKind
 from grail.types import Role, Segment
 from tests.app.service import BAD, NOW, Floor
 from tests.fixtures.served import question
@@ -285,18 +285,39 @@ def test_duplicates_share_the_counter_notice(floor: Floor) -> None:
     assert (state(floor, first), state(floor, second)) == ("reinstated", "reinstated")
 
 
-def test_a_reinstatement_needs_no_retain_data_and_closes_by_itself(floor: Floor) -> None:
+def test_a_reinstatement_needs_no_retain_data_and_does_not_wait_with_those_that_do(floor: Floor) -> None:
     work = countered(floor, 1)
-    with transaction(floor.db) as session:
-        for row in session.scalars(select(Example).where(Example.standing)):
-            row.standing = False
+    policy(floor, unlearn={"method": "grad_diff_general"})  # of which nothing stands
     made = reinstate(floor, work)
-    stuck = floor.ask(3, retain=[])
+    stuck = floor.ask(3, received_at=(NOW - 9 * DAY).isoformat())
+    assert floor.request(stuck).due_at < floor.request(made).due_at
     (job_id,) = plan(floor)
     assert (state(floor, made), state(floor, stuck)) == ("batched", "queued")
     with floor.db.session_factory() as session:
         reason = session.scalars(select(Batch.reason).join(Job, Job.batch_id == Batch.id).where(Job.id == job_id)).one()
     assert reason is BatchReason.AGE
+
+
+def test_what_stands_is_taught_beside_it_and_what_others_erased_is_held(floor: Floor) -> None:
+    others = erased(floor, 11)
+    first, second = floor.ask(1, domain="copyright"), floor.ask(1, domain="copyright")
+    floor.work()
+    with transaction(floor.db) as session:
+        session.get_one(Request, uuid.UUID(second)).duplicate_of_id = uuid.UUID(first)
+    decide(floor, first, "counter", reason=REASON)
+    reinstate(floor, first)
+    job_id = floor.order()
+    with floor.db.session_factory() as session:
+        query = (
+            select(Example)
+            .join(BatchExample, BatchExample.example_id == Example.id)
+            .join(Job, Job.batch_id == BatchExample.batch_id)
+            .where(Job.id == job_id)
+        )
+        drawn = session.scalars(query).all()
+    assert {str(row.request_id) for row in drawn if row.segment is Segment.FORGET} == {others}
+    kept = [row for row in drawn if row.segment is Segment.RETAIN]
+    assert len(kept) == 2 and all(row.standing for row in kept)
 
 
 def test_the_trail_tells_the_whole_path_without_a_word_of_it(floor: Floor) -> None:
