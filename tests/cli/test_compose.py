@@ -69,7 +69,9 @@ def test_only_the_api_can_be_reached_and_only_from_this_machine(services: dict[s
     published = {name: service["ports"] for name, service in services.items() if "ports" in service}
     assert set(published) == {"api"}
     assert all(port.startswith("127.0.0.1:") for port in published["api"])
-    assert all(set(service["networks"]) == {"back"} for name, service in services.items() if name != "api")
+    inside = {name: set(service["networks"]) for name, service in services.items() if name != "api"}
+    assert inside.pop("control") == {"back", "out"}, "it sends webhooks"
+    assert all(networks == {"back"} for networks in inside.values())
     assert yaml.safe_load(FILE.read_text())["networks"]["back"]["internal"] is True
 
 
