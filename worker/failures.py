@@ -66,7 +66,9 @@ _EXTRA = "Install the extra on the worker's machine or unset GRAIL_QUANTISATION 
 _PLACEMENT = "Correct the worker's environment and start it again, then close the model's breaker."
 _BACKUP = "Restore the base model or the adapter version from a backup, then close the model's breaker."
 _SHORTEN = "Withdraw the request and split the item."
-_RETAIN_SHORTEN = "Put the standing retain set anew without that item, then close the model's breaker."
+_RETAIN_SHORTEN = (
+    "Put the standing retain set anew without that text, or set the prompt template back; then close the breaker."
+)
 _AWAY = "Nothing: it is tried again by itself, after pauses that grow."
 
 _KINDS: tuple[tuple[tuple[type[BaseException], ...], FailureKind, str, str, str], ...] = (
