@@ -30,7 +30,7 @@ from app.opendsr.schemas import (
 )
 from app.requests import service as requests
 from app.requests.schemas import RequestCreate
-from app.tables import Request, RequestDomain
+from app.tables import Regulation, Request, RequestDomain
 from app.webhooks import messages
 from app.webhooks import service as webhooks
 from app.webhooks.repository import hold_key
@@ -63,7 +63,9 @@ def submit(
     name = str(asked.subject_request_id)
     if repository.named(session, who.key_id, name) is not None:
         raise IdTaken
-    payload = RequestCreate(domain=RequestDomain.PRIVACY, client_reference=name, **dict(ours))
+    payload = RequestCreate(
+        domain=RequestDomain.PRIVACY, client_reference=name, regulation=Regulation(asked.regulation), **dict(ours)
+    )
     made = requests.submit(session, payload, who, now, due_days=settings.request_due_days)
     for url in dict.fromkeys(asked.status_callback_urls):
         webhooks.add(session, url, who, now, kinds=[], form=messages.OPENDSR, request_id=made.id)

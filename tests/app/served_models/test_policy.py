@@ -137,7 +137,7 @@ def test_another_method_takes_its_presets_and_the_first_one_back_gives_the_first
 def test_a_value_that_was_set_stays_when_the_objective_changes(floor: Floor) -> None:
     patched(floor, {"learning_rate": 5e-4, "seed": 3})
     changed = patched(floor, {"objective": "ascent"})
-    assert (changed["learning_rate"], changed["seed"], changed["forget_weight"]) == (5e-4, 3, 0.4)
+    assert (changed["learning_rate"], changed["seed"], changed["forget_weight"]) == (5e-4, 3, 3.0)
     assert patched(floor, {"objective": "npo", "options": {"beta": 0.5}})["options"] == {"beta": 0.5}
     assert patched(floor, {"objective": "npo", "seed": 4})["options"] == {"beta": 0.5}
     ascent = patched(floor, {"objective": "ascent"})["options"]
