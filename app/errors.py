@@ -256,7 +256,10 @@ class LastBorder:
 
         try:
             await self.app(scope, receive, noticed)
-        except Exception as error:  # noqa: BLE001  the border: see above
+        except Exception as error:  # the border: see above
+            if scope["type"] == "lifespan" and isinstance(error, ServiceError):
+                log.error("can_not_start", kind=error.type, detail=error.detail, mend=error.how_to_mend)
+                raise
             incident = str(uuid.uuid4())
             log.error("unexpected_error", incident=incident, kind=type(error).__name__, where=line_of(error))
             known = ServiceError("an unexpected error was noted under this id", incident=incident)

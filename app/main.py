@@ -21,6 +21,7 @@ from app.logs import configure_logs
 from app.methods.endpoints import router as methods
 from app.reports.endpoints import router as reports
 from app.requests.endpoints import router as requests
+from app.secret import masters
 from app.served_models.endpoints import router as served_models
 
 DESCRIPTION = """
@@ -38,6 +39,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        masters()
         yield
         app.state.db.dispose()
 

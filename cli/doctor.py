@@ -159,6 +159,19 @@ def _broker() -> Iterator[Finding]:
         yield Finding("broker", State.OK, "answers")
 
 
+def _secret() -> Iterator[Finding]:
+    from app.config import load_settings
+    from app.secret import NoMasterSecret, masters
+
+    if not load_settings().master_secret:
+        yield Finding("secret", State.NOTE, "GRAIL_MASTER_SECRET is not set: fine for `grail serve --embedded`")
+        return
+    try:
+        yield Finding("secret", State.OK, f"{len(masters())}, long enough")
+    except NoMasterSecret as error:
+        yield Finding("secret", State.WRONG, f"{error.detail}: {error.how_to_mend}")
+
+
 def _model() -> Iterator[Finding]:
     from grail.model.bundled import ModelMissing, cache_directory, gguf_file
 
@@ -193,7 +206,7 @@ def _device() -> Iterator[Finding]:
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
-    _python, _packages, _disk, _servers, _service, _database, _broker, _model, _device,
+    _python, _packages, _disk, _servers, _service, _database, _broker, _secret, _model, _device,
 )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from app.secret import masters
 from cli.api import serve_api
 from cli.failures import CommandFailed
 from cli.remote import LOOPBACK, data_directory
@@ -107,6 +108,7 @@ def run_worker(
         _check_placement()
         command = worker(name, "gpu", "solo", 1)
     else:
+        masters()
         command = worker(name, "control", "threads", concurrency)
     data = str(data_directory().absolute())
     os.environ.update({"GRAIL_DATA_DIR": data, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"})
@@ -126,4 +128,5 @@ def _check_placement() -> None:
 
 def run_api(host: Host = "127.0.0.1", port: Port = 8000) -> None:
     """Run the API alone, for containers and service supervisors."""
+    masters()
     serve_api(host=host, port=port)

@@ -31,6 +31,7 @@ from app.embedded.errors import EmbeddedError
 from app.embedded.locks import SupervisorLock
 from app.embedded.services import EmbeddedServices
 from app.embedded.supervisor import Child
+from app.secret import NoMasterSecret, ensure_file
 
 LOG = logging.getLogger(__name__)
 CODE = Path(__file__).resolve().parents[1]
@@ -38,6 +39,7 @@ STATE_FILE = "stack.json"
 STOP_SECONDS = 4.0
 """For each of SIGTERM and SIGQUIT, then comes SIGKILL. A job at work is left: its lease runs out, it resumes."""
 LONGEST_PAUSE_SECONDS = 30.0
+SECRET_NAMES = ("GRAIL_MASTER_SECRET", "GRAIL_MASTER_SECRET_FILE")
 
 
 class StackFailed(EmbeddedError):
@@ -133,6 +135,7 @@ class Stack:
             lock.acquire()
             undo.callback(lock.release)
             listening = undo.enter_context(self._listen())
+            self._check_secret()
             if self.services:
                 undo.enter_context(self.services)
             schema.upgrade(self.database_url)
@@ -197,6 +200,14 @@ class Stack:
         if not url:
             raise StackFailed(f"{name} is not set: set it to a running server, or start with --embedded")
         return url
+
+    def _check_secret(self) -> None:
+        """An embedded service makes the secret that it has not been given. Raises StackFailed where there is none."""
+        if any({**os.environ, **self.settings_env}.get(name) for name in SECRET_NAMES):
+            return
+        if self.services is None:
+            raise StackFailed(f"GRAIL_MASTER_SECRET is not set. {NoMasterSecret.mend}")
+        self.settings_env["GRAIL_MASTER_SECRET_FILE"] = str(ensure_file(self.data_dir))
 
     def _servers(self) -> dict[str, Child]:
         if self.services is None:

@@ -17,6 +17,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("GRAIL_MASTER_SECRET", "a secret of tests and of nobody else at all")
 
 from app import schema
 from app.auth import Role

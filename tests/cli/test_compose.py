@@ -13,6 +13,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "docker-compose.yml"
+NEEDED = ("POSTGRES_PASSWORD", "GRAIL_MASTER_SECRET")
 
 
 def compose() -> list[str]:
@@ -26,7 +27,7 @@ def compose() -> list[str]:
 
 
 def config(**environment: str) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if name != "POSTGRES_PASSWORD"}
+    clean = {name: value for name, value in os.environ.items() if name not in NEEDED}
     return subprocess.run(
         [*compose(), "--file", str(FILE), "config"], cwd="/", env=clean | environment,
         capture_output=True, text=True, check=False,
@@ -38,18 +39,19 @@ def services() -> dict[str, Any]:
     return yaml.safe_load(FILE.read_text())["services"]
 
 
-def test_the_file_is_well_formed_once_a_password_is_given() -> None:
-    done = config(POSTGRES_PASSWORD="check")
+def test_the_file_is_well_formed_once_its_secrets_are_given() -> None:
+    done = config(**dict.fromkeys(NEEDED, "check"))
     assert done.returncode == 0, done.stderr
     assert set(yaml.safe_load(done.stdout)["services"]) == {
         "postgres", "redis", "migrate", "api", "worker", "control", "beat",
     }  # fmt: skip
 
 
-def test_without_a_password_nothing_starts() -> None:
-    done = config()
+@pytest.mark.parametrize("missing", NEEDED)
+def test_without_its_secrets_nothing_starts(missing: str) -> None:
+    done = config(**{name: "check" for name in NEEDED if name != missing})
     assert done.returncode != 0
-    assert "set POSTGRES_PASSWORD" in done.stderr
+    assert f"set {missing}" in done.stderr
 
 
 def test_every_service_is_confined_and_watched(services: dict[str, Any]) -> None:
