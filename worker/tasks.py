@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from app.batches import service as batches
 from app.db import transaction
+from app.idempotency import service as idempotency
 from app.jobs import service as jobs
 from worker.celery import celery
 from worker.task import ServiceTask
@@ -39,3 +40,5 @@ def sweep(self: ServiceTask) -> None:
     """Ring again for what waits: messages may be lost, workers may die."""
     with transaction(self.db) as session:
         jobs.sweep(session, datetime.now(UTC))
+    with transaction(self.db) as session:
+        idempotency.purge(session, datetime.now(UTC))

@@ -16,6 +16,7 @@ from app.batches import service as batches
 from app.errors import NotFound
 from app.ids import new_id
 from app.lifecycle import IllegalMove, RequestEvent, RequestState, advance_request
+from app.preconditions import entity_tag, require_match
 from app.requests import conflicts, repository
 from app.requests import entries as rules
 from app.requests.cursors import cursor_of, id_of
@@ -82,6 +83,18 @@ def browse(
     return RequestPage(
         items=views_of(session, shown, now), next_cursor=cursor_of(shown[-1].id) if len(rows) > limit else None
     )
+
+
+def expect(session: Session, request_id: uuid.UUID, who: Principal, if_match: str) -> None:
+    """Hold the request if it is still as the header names it. Raises NotFound, PreconditionFailed.
+
+    All that a change of it may lock is locked here, in the order served model, job, request.
+    """
+    request = _visible(session, request_id, who)
+    repository.lock_model(session, request.served_model_id)
+    if repository.state_now(session, request.id) is RequestState.BATCHED:
+        batches.hold_job(session, request.id)
+    require_match(if_match, entity_tag(repository.locked(session, request_id).xmin))
 
 
 def withdraw(session: Session, request_id: uuid.UUID, who: Principal, now: datetime) -> RequestView:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
+from app.preconditions import entity_tag
 from app.requests import repository
 from app.requests.repository import Counts
 from app.requests.schemas import ItemView, ProbeKind, ProbeView, RequestContents, RequestView
@@ -17,6 +18,7 @@ from grail.types import Role, Segment
 
 def views_of(session: Session, requests: Sequence[Request], now: datetime) -> list[RequestView]:
     """Requests with their counts, model names and last jobs."""
+    session.flush()  # what is shown, and its revision, are those that are about to be committed
     ids = [request.id for request in requests]
     names = repository.model_names_of(session, {request.served_model_id for request in requests})
     counts, jobs = repository.counts_of(session, ids), repository.last_jobs_of(session, ids)
@@ -82,4 +84,6 @@ def _view(request: Request, model: str, counts: Counts, job_id: uuid.UUID | None
         tries=request.tries,
         outcome=request.outcome,
         job_id=job_id,
+        duplicate_of_id=request.duplicate_of_id,
+        etag=entity_tag(request.xmin),
     )

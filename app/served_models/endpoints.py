@@ -25,6 +25,15 @@ from app.errors import (
     UnsupportedMediaType,
     problem_responses,
 )
+from app.preconditions import (
+    ETAG,
+    NOT_MODIFIED,
+    IfMatch,
+    IfNoneMatch,
+    PreconditionFailed,
+    is_known,
+    not_modified,
+)
 from app.requests.errors import TextTooLong
 from app.requests.schemas import ModelName
 from app.served_models import service
@@ -70,19 +79,44 @@ def create_model(
     """Register a base model with the adapter that it is served with; the adapter becomes version 1."""
     model = service.create(session, ask, who, request.app.state.settings, datetime.now(UTC))
     response.headers["Location"] = f"/v1/models/{model.name}"
-    return service.show(session, model, who)
+    return _tagged(response, service.show(session, model, who))
 
 
-@router.get("/{name}", responses=READ)
-def get_model(session: DbSession, name: ModelName, who: Anyone) -> ModelView:
+@router.get("/{name}", response_model=ModelView, responses={200: {"headers": ETAG}, **NOT_MODIFIED, **READ})
+def get_model(
+    session: DbSession, name: ModelName, response: Response, who: Anyone, if_none_match: IfNoneMatch = None
+) -> Response | ModelView:
     """One served model."""
-    return service.show(session, service.named(session, name), who)
+    view = service.show(session, service.named(session, name), who)
+    return not_modified(view.etag) if is_known(if_none_match, view.etag) else _tagged(response, view)
 
 
-@router.patch("/{name}", responses={**WRITE, **problem_responses(Unprocessable, service.PolicyRefused)})
-def patch_model(session: DbSession, name: ModelName, ask: ModelPatch, who: Operator) -> ModelView:
+def as_expected(session: DbSession, name: ModelName, who: Operator, if_match: IfMatch = None) -> None:
+    """Go on only if the model is still as If-Match names it; it is then held until the end. Raises NotFound,
+    PreconditionFailed."""
+    del who  # asked before anything is told
+    if if_match is not None:
+        service.expect(session, name, if_match)
+
+
+@router.patch(
+    "/{name}",
+    responses={
+        200: {"headers": ETAG},
+        **WRITE,
+        **problem_responses(PreconditionFailed, Unprocessable, service.PolicyRefused),
+    },
+)
+def patch_model(
+    session: DbSession,
+    name: ModelName,
+    response: Response,
+    ask: ModelPatch,
+    who: Operator,
+    _: Annotated[None, Depends(as_expected)],
+) -> ModelView:
     """Change the policy (merged field by field) or the prompt template."""
-    return service.show(session, service.patch(session, name, ask, who, datetime.now(UTC)), who)
+    return _tagged(response, service.show(session, service.patch(session, name, ask, who, datetime.now(UTC)), who))
 
 
 @router.put(
@@ -113,3 +147,9 @@ def acknowledge(
 def list_replicas(session: DbSession, name: ModelName, _: Anyone) -> ReplicaList:
     """What each replica last said it serves."""
     return ReplicaList(items=adapters.replicas(session, name))
+
+
+def _tagged(response: Response, view: ModelView) -> ModelView:
+    """`view`, with its ETag in the headers of the answer."""
+    response.headers["ETag"] = view.etag
+    return view

@@ -195,6 +195,7 @@ class ModelView(BaseModel):
     alias_revision: int
     created_at: datetime
     updated_at: datetime
+    etag: str = Field(description="as the ETag header has it, for If-Match")
 
 
 class ModelList(BaseModel):

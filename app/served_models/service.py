@@ -18,6 +18,7 @@ from app.auth import Principal
 from app.config import Settings
 from app.errors import Conflict, NotFound, Unprocessable, problems_of
 from app.ids import new_id
+from app.preconditions import entity_tag, require_match
 from app.requests.conflicts import content_digest, standing_allowed
 from app.requests.entries import over_by
 from app.requests.errors import TextTooLong
@@ -163,6 +164,7 @@ def view(model: ServedModel, active: Adapter | None, who: Principal) -> ModelVie
         prompt_template=model.prompt_template, context_tokens=model.context_tokens,
         policy=Policy.model_validate(model.policy), active_adapter=shown,
         alias_revision=model.alias_revision, created_at=model.created_at, updated_at=model.updated_at,
+        etag=entity_tag(model.xmin),
     )  # fmt: skip
 
 
@@ -191,6 +193,11 @@ def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
         known = both.get(key)
         both[key] = merged(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
     return both
+
+
+def expect(session: Session, name: str, if_match: str) -> None:
+    """Hold the model if it is still as the header names it. Raises NotFound, PreconditionFailed."""
+    require_match(if_match, entity_tag(named(session, name, lock=True).xmin))
 
 
 def patch(session: Session, name: str, ask: ModelPatch, who: Principal, now: datetime) -> ServedModel:
