@@ -12,6 +12,7 @@ from app.audit.service import record
 from app.config import load_settings
 from app.jobs import repository
 from app.lifecycle import RequestEvent, RequestState, advance_request
+from app.requests import duplicates
 from app.tables import Job, Request
 
 OPEN = (RequestState.BATCHED, RequestState.RUNNING, RequestState.EVALUATED, RequestState.AWAITING_APPROVAL)
@@ -37,6 +38,8 @@ def move(session: Session, job: Job, request: Request, event: RequestEvent, now:
         job_id=str(job.id),
         tries=request.tries,
     )
+    if request.state is RequestState.PUBLISHED:
+        duplicates.published(session, request, now)
 
 
 def start(session: Session, job: Job, now: datetime) -> int:

@@ -16,7 +16,7 @@ from datetime import datetime
 from sqlalchemy.orm import Session
 
 from app.audit.service import record
-from app.requests import repository
+from app.requests import duplicates_repository, repository
 from app.tables import Request
 
 
@@ -54,6 +54,17 @@ def erase_from_standing(session: Session, request: Request, digests: Sequence[st
     repository.lock_model(session, request.served_model_id)
     for example_id in repository.take_out(session, request.served_model_id, digests, by=request.id, now=now):
         _audit(session, "retain.erased", example_id, request.id)
+
+
+def let_stand(session: Session, request: Request, now: datetime) -> None:
+    """The retain items of a request that rested come to stand, but for those that an active request forgets."""
+    repository.lock_model(session, request.served_model_id)
+    rows = duplicates_repository.resting_items(session, request.id)
+    blocked = repository.forgotten_digests(session, request.served_model_id, rows)
+    repository.put_back(session, [row_id for digest, row_id in rows.items() if digest not in blocked])
+    for digest, eraser in sorted(blocked.items()):
+        duplicates_repository.keep_out(session, [rows[digest]], by=eraser, now=now)
+        _audit(session, "retain.erased", rows[digest], eraser)
 
 
 def release(session: Session, request: Request, now: datetime) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,7 +18,7 @@ from app.errors import NotFound
 from app.ids import new_id
 from app.lifecycle import IllegalMove, RequestEvent, RequestState, advance_request
 from app.preconditions import entity_tag, require_match
-from app.requests import conflicts, repository
+from app.requests import conflicts, duplicates, repository
 from app.requests import entries as rules
 from app.requests.cursors import cursor_of, id_of
 from app.requests.entries import Entry
@@ -47,19 +48,52 @@ def submit(session: Session, payload: RequestCreate, who: Principal, now: dateti
 
     Raises UnknownServedModel, NothingAsked, FactNotInText, DuplicateItem, Contradiction and TextTooLong.
     """
-    model = known_model(session, payload.served_model)
+    asked = prepare(payload, known_model(session, payload.served_model), who, now, due_days=due_days)
+    _place(session, asked, now)
+    return views_of(session, [asked.request], now)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request that was checked and is not stored yet."""
+
+    request: Request
+    entries: Sequence[Entry]
+
+
+def prepare(payload: RequestCreate, model: ServedModel, who: Principal, now: datetime, *, due_days: int) -> Asked:
+    """Check what is asked, and make its row. Raises what `submit` raises, but for UnknownServedModel."""
     request_id = new_id()
     found = rules.entries(payload, payload.subject_reference or f"request-{request_id}")
     _check(found)
     _check_lengths(found, model)
     request = _request(request_id, payload, who, model, now, due_days)
-    retained = {entry.digest for entry in found if _protects(entry)}
-    forgotten = [entry.digest for entry in found if entry.segment is Segment.FORGET and entry.role in rules.FORGOTTEN]
-    blocked = conflicts.being_forgotten(session, model.id, retained)
-    repository.add(session, request, _rows(found, request, blocked))
-    _audit_receipt(session, request, found, blocked)
-    conflicts.erase_from_standing(session, request, forgotten, now)
-    return views_of(session, [request], now)[0]
+    if payload.forget:
+        request.fingerprint = duplicates.fingerprint(payload.domain, found)
+    return Asked(request, found)
+
+
+def store(session: Session, asked: Sequence[Asked], blocked: Mapping[str, uuid.UUID]) -> None:
+    """Write requests with their items and leaves. Retain items with a digest in `blocked` (and which request forgets
+    it) do not stand."""
+    repository.add(
+        session,
+        [one.request for one in asked],
+        (row for one in asked for row in _rows(one.entries, one.request, blocked)),
+    )
+    for one in asked:
+        _audit_receipt(session, one.request, one.entries, blocked)
+
+
+def _place(session: Session, asked: Asked, now: datetime) -> None:
+    """Store one request: linked if it is asked already, its retain items where nobody forgets them, what it forgets out
+    of the standing set."""
+    request = asked.request
+    retained = {entry.digest for entry in asked.entries if _protects(entry)}
+    blocked = conflicts.being_forgotten(session, request.served_model_id, retained)
+    duplicates.link(session, request)
+    store(session, [asked], blocked)
+    conflicts.erase_from_standing(session, request, _forgotten(asked.entries), now)
 
 
 def read(session: Session, request_id: uuid.UUID, who: Principal, now: datetime, *, with_items: bool) -> RequestView:
@@ -124,6 +158,7 @@ def withdraw(session: Session, request_id: uuid.UUID, who: Principal, now: datet
         key_id=str(who.key_id),
     )
     conflicts.release(session, request, now)
+    duplicates.ended_without_erasure(session, request, now)
     if left is not None:
         batches.batch_again(session, left)
     return views_of(session, [request], now)[0]
@@ -184,11 +219,18 @@ def _protects(entry: Entry) -> bool:
     return entry.segment is Segment.RETAIN and entry.role is ExampleRole.ITEM
 
 
-def _rows(found: Sequence[Entry], request: Request, blocked: dict[str, uuid.UUID]) -> Iterator[dict[str, Any]]:
-    """Example rows. A retain item that somebody has forgotten is stored, but does not stand."""
+def _forgotten(found: Sequence[Entry]) -> list[str]:
+    """Digests of what shall go."""
+    return [entry.digest for entry in found if entry.segment is Segment.FORGET and entry.role in rules.FORGOTTEN]
+
+
+def _rows(found: Sequence[Entry], request: Request, blocked: Mapping[str, uuid.UUID]) -> Iterator[dict[str, Any]]:
+    """Example rows. A retain item that somebody has forgotten is stored, but does not stand; those of a linked request
+    rest."""
+    rests = request.state is RequestState.LINKED
     ids = [new_id() for _ in found]
     for entry in found:
-        eraser = blocked.get(entry.digest) if _protects(entry) else None
+        eraser = blocked.get(entry.digest) if _protects(entry) and not rests else None
         yield {
             "id": ids[entry.position],
             "served_model_id": request.served_model_id,
@@ -203,13 +245,15 @@ def _rows(found: Sequence[Entry], request: Request, blocked: dict[str, uuid.UUID
             "completion": entry.completion,
             "facts": list(entry.facts),
             "content_digest": entry.digest,
-            "standing": _protects(entry) and eraser is None,
+            "standing": _protects(entry) and eraser is None and not rests,
             "erased_by_request_id": eraser,
             "removed_at": None if eraser is None else request.received_at,
         }
 
 
-def _audit_receipt(session: Session, request: Request, found: Sequence[Entry], blocked: dict[str, uuid.UUID]) -> None:
+def _audit_receipt(
+    session: Session, request: Request, found: Sequence[Entry], blocked: Mapping[str, uuid.UUID]
+) -> None:
     """Leaves about what came in, and about retain items that do not stand because somebody forgets them."""
     items = [entry.segment for entry in found if entry.role is ExampleRole.ITEM]
     record(
@@ -217,7 +261,7 @@ def _audit_receipt(session: Session, request: Request, found: Sequence[Entry], b
         "request.standing" if request.state is RequestState.STANDING else "request.received",
         subject_id=str(request.id),
         at=request.received_at,
-        state=str(request.state),
+        state=str(RequestState.RECEIVED if request.state is RequestState.LINKED else request.state),
         served_model_id=str(request.served_model_id),
         key_id=str(request.created_by),
         domain=str(request.domain),
@@ -225,7 +269,11 @@ def _audit_receipt(session: Session, request: Request, found: Sequence[Entry], b
         retain_items=items.count(Segment.RETAIN),
         probes=len(found) - len(items),
     )
-    for digest, eraser in sorted(blocked.items()):
+    if request.state is RequestState.LINKED:
+        duplicates.audit_link(session, request, request.received_at)
+        return
+    kept_out = {entry.digest for entry in found if _protects(entry)} & blocked.keys()
+    for digest, eraser in sorted((digest, blocked[digest]) for digest in kept_out):
         record(
             session, "retain.not_standing", subject_id=str(request.id), content_digest=digest, request_id=str(eraser)
         )
