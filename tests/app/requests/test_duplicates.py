@@ -182,9 +182,16 @@ class Duplicates(RuleBasedStateMachine):
 
     @rule(target=requests, owner=st.sampled_from(["requester", "other"]), which=st.integers(0, 1))
     def ask(self, owner: str, which: int) -> str:
+        return self.ask_for(owner, which)
+
+    def ask_for(self, owner: str, which: int) -> str:
         made = self.floor.ask(self.number + which, role=owner)
         self.asked[made] = (owner, which)
         return made
+
+    @rule(target=requests, request=requests)
+    def ask_again(self, request: str) -> str:
+        return self.ask_for(*self.asked[request])
 
     @rule(request=requests)
     def withdraw(self, request: str) -> None:
