@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
 from sqlalchemy import select
 
 from app.lifecycle import COMPLETED, RequestState
@@ -189,9 +197,9 @@ class Duplicates(RuleBasedStateMachine):
         self.asked[made] = (owner, which)
         return made
 
-    @rule(target=requests, request=requests)
-    def ask_again(self, request: str) -> str:
-        return self.ask_for(*self.asked[request])
+    @initialize(target=requests)
+    def ask_thrice(self) -> Any:
+        return multiple(*(self.ask_for("requester", 0) for _ in range(3)))
 
     @rule(request=requests)
     def withdraw(self, request: str) -> None:
