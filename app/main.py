@@ -15,6 +15,8 @@ from app.config import Settings, load_settings
 from app.db import Database
 from app.description import router as description
 from app.errors import LastBorder, Problem, install_handlers
+from app.imports.endpoints import PATH as IMPORTS
+from app.imports.endpoints import router as imports
 from app.jobs.endpoints import router as jobs
 from app.limits import BodyLimit, RequestIds
 from app.logs import configure_logs
@@ -50,9 +52,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.db = Database(settings.database_url, timeout_seconds=settings.database_timeout_seconds)
     install_handlers(app)
-    for router in (requests, jobs, reports, served_models, adapters, methods, description, health.router):
+    for router in (requests, imports, jobs, reports, served_models, adapters, methods, description, health.router):
         app.include_router(router)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        BodyLimit, max_bytes=settings.max_body_bytes, file_bytes={IMPORTS: settings.max_import_bytes}
+    )
     app.add_middleware(LastBorder)
     app.add_middleware(RequestIds)  # the last one added is the outermost
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
