@@ -6,7 +6,7 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, IPvAnyNetwork
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -39,9 +39,29 @@ class Settings(BaseSettings):
     heartbeat_seconds: float = Field(10.0, gt=0)
     plan_seconds: float = Field(5.0, gt=0)
     sweep_seconds: float = Field(15.0, gt=0)
+    breaker_failures: int = Field(3, gt=0)
+    breaker_seconds: float = Field(300.0, gt=0)
+    worker_memory_bytes: int | None = Field(None, gt=0, description="What a gpu worker offers instead of all it has.")
     broker_timeout_seconds: float = Field(3.0, gt=0)
     database_timeout_seconds: int = Field(10, gt=0)
     log_level: str = "INFO"
+
+    public_url: str = Field("", max_length=500, description="Where callers reach the API; begins links in webhooks.")
+    events_poll_seconds: float = Field(0.5, gt=0)
+    events_heartbeat_seconds: float = Field(15.0, gt=0)
+    events_streams_per_key: int = Field(10, gt=0)
+    deliver_seconds: float = Field(2.0, gt=0)
+    webhooks_per_key: int = Field(20, gt=0)
+    webhook_timeout_seconds: float = Field(15.0, gt=0)
+    webhook_retry_seconds: list[float] = Field(
+        [5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 23_100.0], description="Waits between attempts: a day in all."
+    )
+    webhook_disable_days: float = Field(5.0, gt=0)
+    webhook_private_networks: list[IPvAnyNetwork] = Field(
+        default_factory=list, description="Private ranges that webhooks may lead to; with loopback also by http."
+    )
+    opendsr_certificate_url: str = Field("", max_length=2000, description="Where the certificate of that key is found.")
+    opendsr_key_file: Path | None = Field(None, description="PEM of an RSA or Ed25519 key that signs OpenDSR answers.")
 
     @property
     def artifacts_dir(self) -> Path:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from datetime import datetime
 
 
-def new_id() -> uuid.UUID:
-    """A UUIDv7: 48 bits of milliseconds, then randomness. Newer ids sort after older ones to the millisecond."""
-    milliseconds = time.time_ns() // 1_000_000
+def new_id(at: datetime | None = None) -> uuid.UUID:
+    """A UUIDv7: 48 bits of milliseconds, then randomness. Newer ids sort after older ones to the millisecond.
+
+    `at` is the moment that it sorts by, without one this one; years before 1970 all sort first.
+    """
+    milliseconds = time.time_ns() // 1_000_000 if at is None else max(int(at.timestamp() * 1000), 0)
     value = (milliseconds & (1 << 48) - 1) << 80 | int.from_bytes(os.urandom(10))
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62

@@ -15,16 +15,21 @@ from app.config import Settings, load_settings
 from app.db import Database
 from app.description import router as description
 from app.errors import LastBorder, Problem, install_handlers
+from app.events.endpoints import router as events
+from app.events.streams import Streams
 from app.imports.endpoints import PATH as IMPORTS
 from app.imports.endpoints import router as imports
 from app.jobs.endpoints import router as jobs
 from app.limits import BodyLimit, RequestIds
 from app.logs import configure_logs
 from app.methods.endpoints import router as methods
+from app.opendsr.endpoints import router as opendsr
 from app.reports.endpoints import router as reports
+from app.requests.decision_endpoints import router as decisions
 from app.requests.endpoints import router as requests
 from app.secret import masters
 from app.served_models.endpoints import router as served_models
+from app.webhooks.endpoints import router as webhooks
 
 DESCRIPTION = """
 Deletion requests for language models. A request's forget items are unlearned from the served model's LoRA adapter, its
@@ -51,8 +56,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )  # fmt: skip
     app.state.settings = settings
     app.state.db = Database(settings.database_url, timeout_seconds=settings.database_timeout_seconds)
+    app.state.streams = Streams(
+        app.state.db, poll_seconds=settings.events_poll_seconds,
+        heartbeat_seconds=settings.events_heartbeat_seconds, per_key=settings.events_streams_per_key,
+    )  # fmt: skip
     install_handlers(app)
-    for router in (requests, imports, jobs, reports, served_models, adapters, methods, description, health.router):
+    for router in (
+        requests, decisions, imports, jobs, events, webhooks, opendsr, reports, served_models, adapters, methods,
+        description, health.router,
+    ):  # fmt: skip
         app.include_router(router)
     app.add_middleware(
         BodyLimit, max_bytes=settings.max_body_bytes, file_bytes={IMPORTS: settings.max_import_bytes}

@@ -29,6 +29,7 @@ QUEUES: dict[str, dict[str, str]] = {
     "grail.publish_job": {"queue": CONTROL},
     "grail.run_import": {"queue": CONTROL},
     "grail.sweep": {"queue": CONTROL},
+    "grail.deliver": {"queue": CONTROL},
 }
 
 

@@ -138,8 +138,31 @@ def _database() -> Iterator[Finding]:
     )
     if at == newest:
         yield Finding("schema", State.OK, str(at))
+        yield from _workers_and_models(url)
     else:
         yield Finding("schema", State.WRONG, f"{at or 'no schema'}, but this needs {newest}: run `grail migrate`")
+
+
+def _workers_and_models(url: str) -> Iterator[Finding]:
+    """Who computes, and which models are left alone because their jobs fail."""
+    from datetime import UTC, datetime
+
+    from app.db import Database
+    from app.served_models import service as served_models
+    from app.workers import service as workers
+
+    db, now = Database(url, pool_size=1, application="grail doctor"), datetime.now(UTC)
+    with db.session_factory() as session:
+        memories = workers.memories(session, now)
+        shut = served_models.left_alone(session, now)
+    db.dispose()
+    if memories:
+        yield Finding("workers", State.OK, f"{len(memories)} for jobs, the largest with {max(memories) / 1e9:.0f} GB")
+    else:
+        yield Finding("workers", State.NOTE, "none for jobs was seen lately: `grail worker gpu` starts one")
+    for name, reason in shut:
+        text = f"the breaker of {name} is open: {reason.get('title', 'its jobs fail')}. {reason.get('mend', '')}"
+        yield Finding("models", State.WRONG, f"{text} Then: `grail models close-breaker {name}`")
 
 
 def _broker() -> Iterator[Finding]:

@@ -45,10 +45,11 @@ def list_(
         return
     rows = [
         [j["id"], j["served_model"], j["state"], j["stage"], f"{j['progress']:.0%}",
-         (j["candidate_adapter"] or {}).get("version"), when(j["created_at"])]
+         (j["candidate_adapter"] or {}).get("version"), when(j["created_at"]), j["put_off"], j["waiting_for"]]
         for j in items
     ]  # fmt: skip
-    show_table(("ID", "MODEL", "STATE", "STAGE", "DONE", "VERSION", "CREATED"), rows, empty="There is no such job.")
+    columns = ("ID", "MODEL", "STATE", "STAGE", "DONE", "VERSION", "CREATED", "PUT OFF", "WAITS FOR")
+    show_table(columns, rows, empty="There is no such job.")
 
 
 @jobs.command()
@@ -152,7 +153,8 @@ def _watch(api: Remote, job_id: str) -> None:
             job = api.get(at("jobs", job_id))
             state = JobState(job["state"])
             steps = f" {job['step']}/{job['steps']}" if job["steps"] else ""
-            bar.update(task, completed=job["progress"], description=f"{state}: {job['stage']}{steps}")
+            waits = f", waits for {job['waiting_for']}" if job["waiting_for"] else ""
+            bar.update(task, completed=job["progress"], description=f"{state}: {job['stage']}{steps}{waits}")
             if is_final(state) or state is JobState.AWAITING_APPROVAL:
                 break
             time.sleep(POLL_SECONDS)

@@ -14,6 +14,7 @@ from app.errors import ServiceError
 from cli.adapters import adapters
 from cli.demo import demo
 from cli.doctor import doctor, model_path
+from cli.events import events
 from cli.failures import CommandFailed
 from cli.imports import import_file
 from cli.jobs import jobs
@@ -24,6 +25,7 @@ from cli.plan import plan
 from cli.requests import requests
 from cli.serve import run_api, run_worker, serve
 from cli.teach import teach
+from cli.webhooks import webhooks
 from grail.model.bundled import ModelMissing
 
 app = typer.Typer(
@@ -45,6 +47,8 @@ requests.command("import")(import_file)
 app.add_typer(requests, name="requests", rich_help_panel=USE)
 app.add_typer(jobs, name="jobs", rich_help_panel=USE)
 app.add_typer(adapters, name="adapters", rich_help_panel=USE)
+app.add_typer(webhooks, name="webhooks", rich_help_panel=USE)
+app.command(rich_help_panel=USE)(events)
 app.command(rich_help_panel=USE)(methods)
 app.command(rich_help_panel=RUN)(doctor)
 app.command("model-path", rich_help_panel=RUN)(model_path)

@@ -97,12 +97,14 @@ def list_(url: Url = None, key: Key = None, as_json: AsJson = False) -> None:
         show_json(items)
         return
     rows = [
-        [m["name"], (m["active_adapter"] or {}).get("version"), m["context_tokens"], when(m["updated_at"]),
-         m["base_model_path"]]
+        [m["name"], (m["active_adapter"] or {}).get("version"), m["breaker"]["state"], m["context_tokens"],
+         when(m["updated_at"]), m["base_model_path"]]
         for m in items
     ]  # fmt: skip
     empty = "No model is served yet: register one with `grail models add`."
-    show_table(("NAME", "VERSION", "CONTEXT", "CHANGED", "BASE MODEL"), rows, empty=empty)
+    show_table(("NAME", "VERSION", "BREAKER", "CONTEXT", "CHANGED", "BASE MODEL"), rows, empty=empty)
+    for model in items:
+        _say_open(model)
 
 
 @models.command()
@@ -144,10 +146,32 @@ def retain_set(
     show_fields(api.put(path, {"items": read_lines(file)}) if file else api.get(path))
 
 
+@models.command("close-breaker")
+def close_breaker(name: Name, url: Url = None, key: Key = None) -> None:
+    """Let jobs of a model start again, once what made them fail is mended (operator)."""
+    model = connect(url, key).post(at("models", name, "breaker", "close"))
+    hint(f"The breaker of {model['name']} is {model['breaker']['state']}.")
+
+
+def _say_open(model: dict[str, Any]) -> None:
+    """Why a model is left alone, and how to mend it."""
+    breaker = model["breaker"]
+    if breaker["state"] == "closed":
+        return
+    reason = breaker["reason"] or {}
+    hint(
+        f"The breaker of {model['name']} is {breaker['state'].replace('_', ' ')} since {when(breaker['opened_at'])}: "
+        f"{reason.get('title', 'its jobs failed')}. {reason.get('mend', '')}\n"
+        f"  Then: grail models close-breaker {model['name']} (by itself one job tries at "
+        f"{when(breaker['tries_again_at'])})."
+    )
+
+
 def _show(model: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         show_json(model)
         return
+    _say_open(model)
     active = model.pop("active_adapter") or {}
     show_fields({**model, "active_adapter": active.get("name")})
     hint(f"Change its policy with `grail models policy {model['name']} --set NAME=VALUE`.")

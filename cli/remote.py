@@ -94,15 +94,19 @@ class Remote:
             raise failure(answer)
         return answer
 
+    def check(self, answer: httpx.Response) -> None:
+        """Raises CommandFailed for a streamed answer that is no success."""
+        if not answer.is_success:
+            answer.read()
+            raise failure(answer)
+
     @contextmanager
     def stream(self, path: str, **query: Any) -> Iterator[httpx.Response]:
         """A GET whose body is read piece by piece."""
         wanted = {name: value for name, value in query.items() if value is not None}
         try:
             with self.client.stream("GET", path, params=wanted) as answer:
-                if not answer.is_success:
-                    answer.read()
-                    raise failure(answer)
+                self.check(answer)
                 yield answer
         except httpx.HTTPError as error:
             raise self._away(error) from None

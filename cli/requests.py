@@ -9,11 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from app.lifecycle import RequestState
+from app.tables import Regulation, RequestKind
+from cli.decisions import decisions
 from cli.models import read_object
 from cli.remote import Key, Url, at, connect
 from cli.show import AsJson, hint, show_fields, show_json, show_table, when
 
 requests = typer.Typer(no_args_is_help=True, help="Deletion requests.")
+requests.add_typer(decisions)
 
 RequestId = Annotated[str, typer.Argument(help="The request's id.")]
 
@@ -52,24 +55,31 @@ def list_(
     domain: Annotated[Domain | None, typer.Option()] = None,
     model: Annotated[str | None, typer.Option(help="Of this served model.")] = None,
     reference: Annotated[str | None, typer.Option(help="With this client reference.")] = None,
+    kind: Annotated[RequestKind | None, typer.Option()] = None,
+    regulation: Annotated[Regulation | None, typer.Option(help="Whose due date this one sets.")] = None,
+    overdue: Annotated[bool, typer.Option("--overdue", help="Past their due date, the longest overdue first.")] = False,
+    due_within: Annotated[
+        int | None, typer.Option(min=0, help="Due within so many days or overdue, the first due first.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1)] = 50,
     url: Url = None,
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
-    """Requests, newest first."""
+    """Requests, newest first; with --overdue or --due-within by due date."""
     items = connect(url, key).pages(
-        at("requests"), limit, state=state, domain=domain, served_model=model, client_reference=reference
-    )
+        at("requests"), limit, state=state, domain=domain, served_model=model, client_reference=reference,
+        kind=kind, regulation=regulation, overdue=overdue or None, due_within_days=due_within,
+    )  # fmt: skip
     if as_json:
         show_json(items)
         return
     rows = [
         [r["id"], r["served_model"], r["domain"], r["state"], r["forget_items"], r["retain_items"], r["days_left"],
-         when(r["received_at"])]
+         when(r["due_at"]), when(r["received_at"])]
         for r in items
     ]  # fmt: skip
-    headings = ("ID", "MODEL", "DOMAIN", "STATE", "FORGET", "RETAIN", "DAYS LEFT", "RECEIVED")
+    headings = ("ID", "MODEL", "DOMAIN", "STATE", "FORGET", "RETAIN", "DAYS LEFT", "DUE", "RECEIVED")
     show_table(headings, rows, empty="There is no such request.")
 
 

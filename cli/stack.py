@@ -36,8 +36,9 @@ from app.secret import NoMasterSecret, ensure_file
 LOG = logging.getLogger(__name__)
 CODE = Path(__file__).resolve().parents[1]
 STATE_FILE = "stack.json"
-STOP_SECONDS = 4.0
-"""For each of SIGTERM and SIGQUIT, then comes SIGKILL. A job at work is left: its lease runs out, it resumes."""
+STOP_SECONDS = 10.0
+"""For each of SIGTERM and SIGQUIT, then comes SIGKILL. A worker ends at its next step and gives its job back; one that
+is killed leaves it to its lease."""
 LONGEST_PAUSE_SECONDS = 30.0
 SECRET_NAMES = ("GRAIL_MASTER_SECRET", "GRAIL_MASTER_SECRET_FILE")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from grail.catalogue import FORGET, METHOD, RETAIN, Declaration, declaration, names
-from grail.types import Example, Role, Segment
+from grail.types import Example, Kind, Role, Segment
 
 METHODS = names(METHOD)
 OBJECTIVES = names(FORGET)
@@ -257,8 +257,8 @@ class GateConfig:
     """The bounds a candidate must keep to be published. Shares are in percentage points, as the metrics are.
 
     `min_cus` and `min_rs` hold per domain and, on its own points, for each request (`min_request_cus`, lower since a
-    request has few items). `max_forget_gap` bounds over-forgetting (US - US_ref); `max_ppl_ratio` bounds the forget
-    set's perplexity to reference/ratio .. reference*ratio.
+    request has few items); `min_earlier_cus` per domain, on what earlier runs erased. `max_forget_gap` bounds
+    over-forgetting (US - US_ref); `max_ppl_ratio` the forget set's perplexity, to reference/ratio .. reference*ratio.
     """
 
     min_cus: float = 85.0
@@ -267,6 +267,7 @@ class GateConfig:
     min_request_rs: float = 60.0
     max_forget_gap: float = 20.0
     max_request_forget_gap: float = 35.0
+    min_earlier_cus: float = 80.0
     max_ppl_ratio: float = 10.0
     in_base_accuracy: float = 0.90  # a fact this well known without the adapter ends as `in_base`
 
@@ -276,6 +277,7 @@ class GateConfig:
             "min_rs",
             "min_request_cus",
             "min_request_rs",
+            "min_earlier_cus",
             "max_forget_gap",
             "max_request_forget_gap",
         ):
@@ -305,6 +307,7 @@ class RunSpec:
     unlearn: UnlearnConfig
     gate: GateConfig
     examples: tuple[Example, ...] = field(repr=False)
+    kind: Kind = Kind.UNLEARN
 
     def __post_init__(self) -> None:
         self.legs()

@@ -22,7 +22,7 @@ from grail.metrics.success import (
 )
 from grail.model.load import LoadedModel
 from grail.selection import CheckpointScore
-from grail.types import Domain, Example, Progress, Report, Role, Segment, ignore_progress
+from grail.types import Domain, Example, Kind, Progress, Report, Role, Segment, ignore_progress
 
 MICRO_BATCH = 64
 MAX_NEW_TOKENS = 256
@@ -37,7 +37,11 @@ Measured = dict[str, dict[When, Estimate]]
 """Measures of one group: `success` (US of forget groups, RS of retain groups), `calibrated_success`, `forget_gap`, all
 in percentage points; `nll` in nats (perplexity is its exp, and may overflow); `rouge_l_*`, `fact_in_answer` 0..100."""
 
-FORGET_GROUPS = ("forget", "forget_paraphrase", "forget_unrequested")
+FORGET_GROUPS = ("forget", "forget_paraphrase", "forget_unrequested", "forget_earlier")
+OF_ROLE = {
+    Role.PARAPHRASE: "forget_paraphrase", Role.MEASURE: "forget_unrequested", Role.ERASED: "forget_earlier"
+}  # fmt: skip
+CERTIFIABLE = (Role.ITEM, Role.ERASED)
 GROUPS = (*FORGET_GROUPS, "retain", "retain_paraphrase", "held_out")
 
 
@@ -136,7 +140,8 @@ class EvalResult:
 
 
 def in_base(examples: Iterable[Example], reference: Mapping[str, ExampleScore], gate: GateConfig) -> frozenset[str]:
-    """Ids of forget items that the reference knows by itself, and of their paraphrases: no adapter can forget those.
+    """Ids of forget items that the reference knows by itself (earlier erasures too), and of their paraphrases: no
+    adapter can forget those.
 
     Known is: accuracy under the reference >= `in_base_accuracy`, or its greedy answer holds the fact.
     """
@@ -144,7 +149,7 @@ def in_base(examples: Iterable[Example], reference: Mapping[str, ExampleScore], 
     known = {
         example.id
         for example in forget
-        if example.role is Role.ITEM
+        if example.role in CERTIFIABLE
         and (reference[example.id].accuracy >= gate.in_base_accuracy or reference[example.id].holds_fact)
     }
     return frozenset(known | {e.id for e in forget if e.role is Role.PARAPHRASE and e.parent in known})
@@ -156,7 +161,7 @@ def group_of(example: Example) -> str | None:
         return "retain"
     if example.segment is Segment.RETAIN:
         return "retain_paraphrase" if example.role is Role.PARAPHRASE else None
-    return {Role.PARAPHRASE: "forget_paraphrase", Role.MEASURE: "forget_unrequested"}.get(example.role, "forget")
+    return OF_ROLE.get(example.role, "forget")
 
 
 def compare(
@@ -167,11 +172,12 @@ def compare(
     gate: GateConfig,
     *,
     held_out: Collection[str] = (),
+    kind: Kind = Kind.UNLEARN,
 ) -> EvalResult:
     """Put before (the original adapter), after (the candidate) and the reference side by side. Pure.
 
-    `held_out` are ids of retain items that were not trained on; they count in `retain` too. Raises ValueError when an
-    example has no score.
+    `held_out` are ids of retain items that were not trained on; they count in `retain` too. What a run reinstates was
+    not known before it: its outcome is judged by what is known after. Raises ValueError when an example has no score.
     """
     for name, scores in (("original", original), ("candidate", candidate), ("reference", reference)):
         missing = [example.id for example in examples if example.id not in scores]
@@ -181,7 +187,8 @@ def compare(
     rows = []
     for example in sorted(examples, key=lambda e: e.id):
         scores_of = (original[example.id], candidate[example.id], reference[example.id])
-        outcome = "in_base" if example.id in known else _outcome(example, *scores_of, gate)
+        is_new = kind is Kind.REINSTATE and example.request is not None
+        outcome = "in_base" if example.id in known else _outcome(example, *scores_of, gate, is_new=is_new)
         rows.append(Row(example, *scores_of, None if example.id in known else group_of(example), outcome))
     domains = {d: _scope([row for row in rows if row.example.domain == d], held_out) for d in _domains(examples)}
     requests = sorted({example.request for example in examples if example.request is not None})
@@ -194,14 +201,20 @@ def _domains(examples: Iterable[Example]) -> list[Domain]:
 
 
 def _outcome(
-    example: Example, before: ExampleScore, after: ExampleScore, reference: ExampleScore, gate: GateConfig
+    example: Example,
+    before: ExampleScore,
+    after: ExampleScore,
+    reference: ExampleScore,
+    gate: GateConfig,
+    *,
+    is_new: bool,
 ) -> str | None:
     """Forgotten: no better than the reference, or calibrated success on this one example >= `min_request_cus`; and the
-    free answer holds no fact. Kept: at least KEPT_SHARE of the accuracy before."""
+    free answer holds no fact. Kept: at least KEPT_SHARE of the accuracy before, or of all where it `is_new`."""
     if example.role is Role.MEASURE:
         return None
     if example.segment is Segment.RETAIN or example.role is Role.KEEP:
-        return "kept" if after.accuracy >= KEPT_SHARE * before.accuracy else "lost"
+        return "kept" if after.accuracy >= KEPT_SHARE * (1.0 if is_new else before.accuracy) else "lost"
     us, us_reference = unlearning_success(after.accuracy), unlearning_success(reference.accuracy)
     reached = calibrated_success(us, us_reference)
     gone = after.accuracy <= reference.accuracy or (reached is not None and reached >= gate.min_request_cus)

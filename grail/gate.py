@@ -14,6 +14,7 @@ from typing import Any, Literal
 from grail.config import GateConfig
 from grail.evaluate import EvalResult, Measured, Scope
 from grail.metrics.intervals import Estimate
+from grail.types import Kind
 
 BATCH = "batch"
 MAX_LOG_RATIO = 700.0
@@ -59,12 +60,13 @@ def _plain(check: Check) -> dict[str, Any]:
     return {**asdict(check), "interval": list(check.interval) if check.interval else None}
 
 
-def decide(result: EvalResult, gate: GateConfig) -> Verdict:
+def decide(result: EvalResult, gate: GateConfig, kind: Kind = Kind.UNLEARN) -> Verdict:
     """Hold a comparison against the bounds: per domain, and per request on its own points. Pure.
 
-    `min_paraphrase_cus` takes `min_request_cus` as its bound. An undefined or NaN value never holds.
+    `min_paraphrase_cus` takes `min_request_cus` as its bound. An undefined or NaN value never holds. A run that
+    reinstates has nothing to forget: what it taught must be there, and what was erased before must be gone.
     """
-    checks = [*_whole(result)]
+    checks = [*_whole(result, kind)]
     for domain, scope in result.domains.items():
         checks += _domain(domain, scope, gate)
     for request, scope in result.requests.items():
@@ -72,11 +74,12 @@ def decide(result: EvalResult, gate: GateConfig) -> Verdict:
     return Verdict(bool(checks) and all(check.ok for check in checks), tuple(checks))
 
 
-def _whole(result: EvalResult) -> Iterator[Check]:
+def _whole(result: EvalResult, kind: Kind) -> Iterator[Check]:
     """Nothing asked, or nothing protected, is a failure and not a pass."""
-    if not any(scope.forget_items for scope in result.domains.values()):
+    if kind is Kind.UNLEARN and not any(scope.forget_items for scope in result.domains.values()):
         yield Check("forget_items", BATCH, 0.0, 1.0, ">=", False, 0)
-    if not any("retain" in scope.groups for scope in result.domains.values()):
+    protected = result.domains if kind is Kind.UNLEARN else result.requests
+    if not any("retain" in scope.groups for scope in protected.values()):
         yield Check("retain_items", BATCH, 0.0, 1.0, ">=", False, 0)
 
 
@@ -90,6 +93,9 @@ def _domain(name: str, scope: Scope, gate: GateConfig) -> Iterator[Check]:
     if forget:
         yield at_most("max_forget_gap", name, forget["forget_gap"]["after"], gate.max_forget_gap)
         yield perplexity_ratio(name, forget, gate.max_ppl_ratio)
+    earlier = scope.groups.get("forget_earlier")
+    if earlier and earlier["calibrated_success"]["after"].value is not None:
+        yield at_least("min_earlier_cus", name, earlier["calibrated_success"]["after"], gate.min_earlier_cus)
     if "retain" in scope.groups:
         yield at_least("min_rs", name, scope.groups["retain"]["success"]["after"], gate.min_rs)
 

@@ -196,6 +196,7 @@ def _data(rows: Sequence[Row], held_out: Collection[str]) -> dict[str, int]:
         "keep": of(Role.KEEP),
         "measure": of(Role.MEASURE),
         "held_out": sum(row.example.id in held_out for row in items),
+        "erased_earlier": of(Role.ERASED),
     }
 
 
@@ -268,6 +269,10 @@ def what_was_not_shown(result: EvalResult, reference: str, note: str | None) -> 
         (known > 0, f"Known to the base model itself, so left out and not certified: {known} of the forget items."),
         (small, f"Some groups have fewer than {FEW_SUBJECTS} subjects (small sample): they carry no interval."),
         (not _any_free(result), "No free answers were generated: whether a fact still appears in one is not known."),
+        (
+            not any("forget_earlier" in groups for groups in found),
+            "Whether what was erased before this run is still gone was not measured: nothing of it was drawn or kept.",
+        ),
         (
             not any("forget_paraphrase" in groups for groups in found),
             "No forget item came with a question in other words: whether other wording brings it out is not known.",

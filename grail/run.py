@@ -14,7 +14,7 @@ import torch
 
 from grail import train
 from grail.checkpoint import Resume
-from grail.config import UnlearnConfig
+from grail.config import LEAST_STEPS, UnlearnConfig
 from grail.data.tokenise import TokenisedExample
 from grail.evaluate import accuracies, score_checkpoint
 from grail.localise.gradients import gradient_statistics
@@ -25,6 +25,9 @@ from grail.model.load import LoadedModel
 from grail.selection import CheckpointScore
 from grail.train import TrainLog, trains
 from grail.types import Domain, Example, Report, Segment, ignore_progress
+
+REINSTATE_PASSES, REINSTATE_RATE, REINSTATE_EXAMPLES_PER_STEP = 10, 1e-3, 8
+"""Passes over what is taught again: each item is seen that often, in half of each step."""
 
 Sets = dict[tuple[Domain, Segment], list[TokenisedExample]]
 
@@ -125,6 +128,48 @@ def teach(
         seed=seed,
     )
     return train.teach(model, {"all": [model.tokenise(item) for item in items]}, config, report)[1]
+
+
+def reinstatement(config: UnlearnConfig, items: int) -> UnlearnConfig:
+    """The settings by which so many items are taught again beside held erasures; what bounds memory and resume stays.
+
+    Nothing is localised: an erasure that gives way shows in what is held.
+    """
+    kept = REINSTATE_EXAMPLES_PER_STEP // 2
+    return UnlearnConfig(
+        objective="calibrated",
+        regions="none",
+        steps=max(LEAST_STEPS, math.ceil(REINSTATE_PASSES * items / kept)),
+        examples_per_step=REINSTATE_EXAMPLES_PER_STEP,
+        learning_rate=REINSTATE_RATE,
+        forget_weight=1.0,
+        retain_weight=1.0,
+        holdout_share=0.0,
+        score_every_steps=config.score_every_steps,
+        micro_batch=config.micro_batch,
+        precision=config.precision,
+        seed=config.seed,
+        activation_checkpointing=config.activation_checkpointing,
+    )
+
+
+def reinstate(
+    model: LoadedModel,
+    items: Sequence[Example],
+    erased: Sequence[Example],
+    config: UnlearnConfig,
+    *,
+    report: Report = ignore_progress,
+    resume: Resume | None = None,
+) -> tuple[AdapterState, TrainLog]:
+    """Teach `items` (retain segment) again from the model's present adapter, while what is `erased` is held where the
+    reference stands. `config` as `reinstatement` made it. Raises NonFinite, AdapterDidNotMove, TooLong."""
+    sets = sets_of(model, items)
+    if not erased:
+        return train.teach(model, {d: rows for (d, _), rows in sets.items()}, config, report, resume)
+    for example in erased:
+        sets.setdefault((example.domain, Segment.FORGET), []).append(model.tokenise(example))
+    return train.unlearn(model, sets, None, config, report=report, resume=resume)
 
 
 def checkpoint_scorer(

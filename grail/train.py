@@ -26,7 +26,7 @@ from grail.model.adapter import AdapterState, adapter_parameters, read_state, wr
 from grail.model.load import LoadedModel
 from grail.objectives.base import Objective, Setting, descent, objective
 from grail.selection import CheckpointScore, Selection
-from grail.types import Domain, Progress, Report, Segment, ignore_progress
+from grail.types import Domain, Interrupted, Progress, Report, Segment, ignore_progress
 
 Gradients = dict[str, torch.Tensor]
 TrainingData = Mapping[tuple[Domain, Segment], Sequence[TokenisedExample]]
@@ -251,8 +251,8 @@ def fit(
     and leave the selected checkpoint in it.
 
     With `resume`, goes on from its directory's checkpoint when there is one (bit for bit as if never interrupted) and
-    writes one at each scoring. `masks` are those of the sides, for the check that they held. Raises NonFinite,
-    AdapterDetached, AdapterDidNotMove, MaskBroken.
+    writes one at each scoring, and where `report` raises Interrupted. `masks` are those of the sides, for the check
+    that they held. Raises NonFinite, AdapterDetached, AdapterDidNotMove, MaskBroken.
     """
     parameters = adapter_parameters(model.model)
     check_attached(model, next(iter(sides[0].pools.values()))[0])
@@ -268,7 +268,6 @@ def fit(
         step_losses = take_step(model, sides, optimiser, config, done)
         done += 1
         losses.append({"step": done, **{name: round(value, 6) for name, value in step_losses.items()}})
-        report(Progress(stage, done / steps, done, steps, step_losses))
         if done % config.score_every_steps == 0 or done == steps:
             state = read_state(model.model)
             checks.kept(start, state, masks, config.mask_rule)
@@ -276,6 +275,12 @@ def fit(
                 selection.offer(done, score(), state)
             if resume:
                 save_resume(resume, done, parameters, optimiser, sides, selection, losses)
+        try:
+            report(Progress(stage, done / steps, done, steps, step_losses))
+        except Interrupted:
+            if resume:
+                save_resume(resume, done, parameters, optimiser, sides, selection, losses)
+            raise
     if selection.state is not None:
         write_state(model.model, selection.state)
     if not (resume and resume.found):
@@ -332,9 +337,10 @@ def teach(
     examples: Mapping[Domain, Sequence[TokenisedExample]],
     config: UnlearnConfig,
     report: Report = ignore_progress,
+    resume: Resume | None = None,
 ) -> tuple[AdapterState, TrainLog]:
     """Plain descent on every example: how a starting adapter or a retain-only reference adapter is made."""
     data = {(domain, Segment.RETAIN): list(rows) for domain, rows in examples.items()}
     side = make_side(Segment.RETAIN, data, descent, 1.0, None, config.examples_per_step, config.seed)
-    log = fit(model, [side], config, stage="teach", report=report)
+    log = fit(model, [side], config, stage="teach", report=report, resume=resume)
     return read_state(model.model), log

@@ -21,12 +21,20 @@ class Segment(StrEnum):
 
 
 class Role(StrEnum):
-    """What an example is used for. Only `item` is ever trained on or localised with; the others are scored only."""
+    """What an example is used for. Only `item` is ever localised with or unlearned; the others are scored only."""
 
     ITEM = "item"
     PARAPHRASE = "paraphrase"  # the same fact asked in other words: shares its item's fate
     KEEP = "keep"  # another fact of the same subject that is to stay
     MEASURE = "measure"  # another fact of the same subject that is merely measured
+    ERASED = "erased"  # erased by an earlier run: measured, to be still gone; held so where something is taught again
+
+
+class Kind(StrEnum):
+    """What a run is for."""
+
+    UNLEARN = "unlearn"
+    REINSTATE = "reinstate"  # teach again what was erased wrongly, with every other erasure left in force
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +75,11 @@ class Progress:
 
 Report = Callable[[Progress], None]
 """Called often by long computations; raising from it stops them (that is how a lost lease or a cancel takes effect)."""
+
+
+class Interrupted(Exception):
+    """Raised by a listener that wants the computation to stop here and to be gone on with later: training keeps a
+    resume checkpoint of the step that it has just taken."""
 
 
 def ignore_progress(_: Progress) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from celery import Celery
-from celery.signals import setup_logging
+from celery.signals import setup_logging, worker_ready, worker_shutdown, worker_shutting_down
 
 from app.config import load_settings
+from app.db import Database
 from app.logs import configure_logs
-from app.queue import QUEUES, broker_options
+from app.queue import GPU, QUEUES, broker_options
+from worker.presence import Presence
+from worker.shutdown import SHUTDOWN
 
 settings = load_settings()
 
@@ -30,6 +33,7 @@ celery.conf.update(
     beat_schedule={
         "plan": {"task": "grail.plan_batches", "schedule": float(settings.plan_seconds)},
         "sweep": {"task": "grail.sweep", "schedule": float(settings.sweep_seconds)},
+        "deliver": {"task": "grail.deliver", "schedule": float(settings.deliver_seconds)},
     },
 )
 
@@ -38,3 +42,23 @@ celery.conf.update(
 def _our_logs(**_: Any) -> None:
     """JSON lines with ids and never content, instead of Celery's own tracebacks."""
     configure_logs(settings.log_level)
+
+
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]  # celery is not annotated
+def _end_the_job(**_: Any) -> None:
+    """SIGTERM (or Ctrl-C) reaches a solo worker in the middle of its job: that ends at its next step and is given back.
+    Celery itself would wait for the job's end."""
+    SHUTDOWN.asked = True
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]  # celery is not annotated
+def _announce(sender: Any, **_: Any) -> None:
+    """A worker that computes says that it is there, until it ends."""
+    if GPU not in sender.app.amqp.queues.consume_from:
+        return
+    timeout = settings.database_timeout_seconds
+    presence = Presence(
+        Database(settings.database_url, pool_size=1, timeout_seconds=timeout, application="grail presence"), settings
+    )
+    presence.begin()
+    worker_shutdown.connect(lambda **_: presence.end(), weak=False)

@@ -7,10 +7,13 @@ import gc
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 
+from app.config import Settings
 from grail.config import UnlearnConfig
 from grail.model.quantised import QUANTISATIONS, quantisation_config
 
@@ -57,6 +60,29 @@ def pick_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def offered_bytes(settings: Settings) -> int:
+    """Memory that this worker has for jobs: GRAIL_WORKER_MEMORY_BYTES, or all that its device has."""
+    return settings.worker_memory_bytes or _memory_of(pick_device(), os.environ.get("GRAIL_DEVICE_MAP", ""))
+
+
+@cache
+def _memory_of(device: str, device_map: str) -> int:
+    """Of one card, of all that are seen when the base is spread, else of this machine."""
+    if not (device.startswith("cuda") and torch.cuda.is_available()):
+        return machine_bytes(Path("/"))
+    cards = range(torch.cuda.device_count()) if device_map else [torch.device(device).index or 0]
+    return sum(torch.cuda.mem_get_info(card)[1] for card in cards)
+
+
+def machine_bytes(root: Path) -> int:
+    """Physical memory, or the container's share of it. `root` is where `sys` lies."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(physical, int((root / "sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    except (OSError, ValueError):  # no limit is spelt `max`
+        return physical
 
 
 def free_device() -> None:

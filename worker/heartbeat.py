@@ -2,6 +2,8 @@
 
 The thread has sessions of its own. When the database does not answer, it goes on trying until the lease would have run
 out; a worker that lost its lease stops at its next step and can write nothing (its fencing token is stale).
+
+The main thread also looks itself, so that a cancelled job stops within a step or two, however long a heartbeat is.
 """
 
 from __future__ import annotations
@@ -17,21 +19,35 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.db import Database, transaction
 from app.errors import ServiceError
 from app.jobs import leases
-from grail.types import Progress
+from grail.types import Interrupted, Progress
+from worker.shutdown import SHUTDOWN, Shutdown
 
 log = structlog.get_logger(__name__)
+
+LOOK_SECONDS = 0.5
+"""A computation whose steps are shorter looks at its job no more often than this."""
 
 
 class Heartbeat:
     """A context manager; `report` is what long computations call."""
 
     def __init__(
-        self, db: Database, job_id: uuid.UUID, token: int, *, every_seconds: float, lease_seconds: float
+        self,
+        db: Database,
+        job_id: uuid.UUID,
+        token: int,
+        *,
+        every_seconds: float,
+        lease_seconds: float,
+        look_seconds: float = LOOK_SECONDS,
+        shutdown: Shutdown = SHUTDOWN,
     ) -> None:
         self.db, self.job_id, self.token = db, job_id, token
         self.every_seconds, self.lease_seconds = every_seconds, lease_seconds
+        self.look_seconds, self.shutdown = look_seconds, shutdown
         self.latest: Progress | None = None
         self.lost: Exception | None = None
+        self._look_at = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name=f"heartbeat-{job_id}", daemon=True)
 
@@ -44,10 +60,28 @@ class Heartbeat:
         self._thread.join(timeout=self.every_seconds + 10)
 
     def report(self, progress: Progress) -> None:
-        """Note the newest progress; raises LeaseLost once the lease is gone, which ends the computation."""
+        """Note the newest progress. Raises what ends the computation: LeaseLost once the job is no longer ours,
+        Interrupted once this process is to end."""
         self.latest = progress
+        if self.lost is None and time.monotonic() >= self._look_at:
+            self._look()
         if self.lost is not None:
             raise self.lost
+        if self.shutdown.asked:
+            raise Interrupted
+
+    def _look(self) -> None:
+        """Whether the job is still ours. A database that does not answer is the thread's business, and is not asked
+        again before the next beat."""
+        pause = self.look_seconds
+        try:
+            with self.db.session_factory() as session:
+                leases.check(session, self.job_id, self.token)
+        except leases.LeaseLost as error:
+            self.lost = error
+        except (ServiceError, SQLAlchemyError):
+            pause = max(pause, self.every_seconds)
+        self._look_at = time.monotonic() + pause
 
     def _beat(self) -> None:
         last = time.monotonic()

@@ -6,21 +6,22 @@ candidate's files are written before their row, under the same fencing token tha
 
 from __future__ import annotations
 
-import os
-import platform
 import tempfile
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from random import SystemRandom
 from typing import Any
 
 import structlog
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
-from app.adapters import service as adapters
 from app.adapters.files import WrittenVersion, base_digest, verify_version, write_version
 from app.config import Settings
 from app.db import Database, transaction
@@ -34,18 +35,22 @@ from grail.config import RunSpec
 from grail.model.adapter import save_adapter
 from grail.model.load import LoadedModel, load_model
 from grail.report import ADAPTER_OFF, document, request_metrics, request_outcome
-from grail.types import Progress
+from grail.types import Interrupted, Progress
 from worker.artifacts import ArtefactStore
-from worker.device import free_device, placement
+from worker.device import free_device, offered_bytes, placement
 from worker.failures import failure_of
 from worker.heartbeat import Heartbeat
 from worker.pipeline import Outcome, Pipeline
+from worker.presence import worker_name
+from worker.shutdown import SHUTDOWN
 from worker.translate import run_spec
 
 log = structlog.get_logger(__name__)
 
 NOTE_FILE = "grail_note.txt"
 NOTE_MAX_CHARS = 300
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 5.0
+"""Between tries to tell a database that is away how a job ended."""
 
 
 class BaseChanged(ServiceError):
@@ -55,60 +60,98 @@ class BaseChanged(ServiceError):
     mend = "Restore the base model's files, or register the changed model under another name."
 
 
-def work(db: Database, settings: Settings, job_id: uuid.UUID) -> None:
-    """Take up the job and compute it to its verdict. Returns at once when there is nothing to take."""
-    taken = _take(db, settings, job_id)
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A job that this worker holds. `settings` are those of its run; `owners` names the request of each example that is
+    a request's, once its inputs were read."""
+
+    job_id: uuid.UUID
+    token: int
+    settings: dict[str, Any]
+    owners: dict[str, uuid.UUID] = field(default_factory=dict)
+
+
+def work(db: Database, settings: Settings, rung: uuid.UUID) -> None:
+    """Answer the doorbell of the job `rung`: take up the most urgent job that fits this worker, that one or another,
+    and compute it to its verdict. Returns at once when there is nothing to take, or this process is to end."""
+    taken = None if SHUTDOWN.asked else _take(db, settings, rung)
     if taken is None:
         return
-    token, asked = taken
-    with _border(db, job_id, token, asked):
-        every, lease = settings.heartbeat_seconds, settings.lease_seconds
-        with Heartbeat(db, job_id, token, every_seconds=every, lease_seconds=lease) as beat:
-            _compute(db, settings, _inputs(db, job_id, token), token, beat)
-    log.info("job_left", job_id=str(job_id), token=token)
+    every, lease = settings.heartbeat_seconds, settings.lease_seconds
+    beat = Heartbeat(db, taken.job_id, taken.token, every_seconds=every, lease_seconds=lease)
+    with _border(db, settings, taken, beat), beat:
+        _compute(db, settings, _inputs(db, taken), taken.token, beat)
+    log.info("job_left", job_id=str(taken.job_id), token=taken.token)
 
 
-def _take(db: Database, settings: Settings, job_id: uuid.UUID) -> tuple[int, dict[str, Any]] | None:
-    """The fencing token and the settings of the job, if it could be claimed."""
-    owner = f"{platform.node()}:{os.getpid()}"
+def _take(db: Database, settings: Settings, rung: uuid.UUID) -> Taken | None:
+    """The first of the jobs whose turn it is that could be claimed."""
+    memory = offered_bytes(settings)
     with transaction(db) as session:
-        job = jobs.claim(session, job_id, owner, datetime.now(UTC), settings.lease_seconds)
-        if job is None:
-            return None
-        log.info("job_claimed", job_id=str(job_id), token=job.fencing_token, attempts=job.attempts)
-        return job.fencing_token, dict(job.settings["unlearn"])
+        turns = jobs.claimable(session, datetime.now(UTC), memory)
+    for job_id in turns:
+        with transaction(db) as session:
+            now = datetime.now(UTC)
+            job = jobs.claim(session, job_id, worker_name(), now, settings.lease_seconds, memory)
+            if job is not None:
+                log.info(
+                    "job_claimed", job_id=str(job_id), token=job.fencing_token, attempts=job.attempts, rung=str(rung)
+                )
+                return Taken(job_id, job.fencing_token, dict(job.settings["unlearn"]))
+    return None
 
 
-def _inputs(db: Database, job_id: uuid.UUID, token: int) -> JobInputs:
+def _inputs(db: Database, taken: Taken) -> JobInputs:
     """What the job reads. Raises LeaseLost when it is gone, ValueError for an example that is none."""
     with transaction(db) as session:
-        inputs = load(session, job_id)
+        inputs = load(session, taken.job_id)
     if inputs is None:
-        raise LeaseLost(job_id, token)
+        raise LeaseLost(taken.job_id, taken.token)
+    taken.owners.update({e.id: uuid.UUID(e.request) for e in inputs.examples if e.request is not None})
     return inputs
 
 
 @contextmanager
-def _border(db: Database, job_id: uuid.UUID, token: int, asked: dict[str, Any]) -> Iterator[None]:
-    """Whatever goes wrong ends as a failed job with words for people, or, when the job is no longer ours or the
-    database is away or busy, as nothing: the lease runs out and the sweep rings again."""
+def _border(db: Database, settings: Settings, taken: Taken, beat: Heartbeat) -> Iterator[None]:
+    """Whatever goes wrong ends as a failed job with words for people or as one that is queued again, or, when the job
+    is no longer ours, as nothing."""
+    job_id, token, now = taken.job_id, taken.token, partial(datetime.now, UTC)
     try:
         yield
     except LeaseLost:
-        log.warning("lease_lost", job_id=str(job_id), token=token)
-    except (Unavailable, OperationalError) as error:  # the latter: a deadlock or a lock timeout
-        log.warning("job_put_off", job_id=str(job_id), kind=type(error).__name__)
+        step = beat.latest.step if beat.latest else 0
+        log.warning("lease_lost", job_id=str(job_id), token=token, step=step)
+    except Interrupted:
+        log.info("job_given_back", job_id=str(job_id), token=token)
+        _tell(db, settings, taken, lambda session: jobs.give_back(session, job_id, token, now()))
     except Exception as error:  # noqa: BLE001  the border of a job: see the module's docstring
-        failure = failure_of(error, asked)
-        log.error("job_failed", job_id=str(job_id), kind=failure.error["type"], detail=failure.error["detail"])
+        failure = failure_of(error, taken.settings, taken.owners)
+        said = failure.error
+        log.error("job_failed", job_id=str(job_id), kind=failure.kind, error=said["type"], detail=said["detail"])
+        memory, chance = offered_bytes(settings), SystemRandom().random()
+        _tell(
+            db, settings, taken,
+            lambda session: jobs.fail(session, job_id, token, failure, now(), offered_bytes=memory, chance=chance),
+        )  # fmt: skip
+
+
+def _tell(db: Database, settings: Settings, taken: Taken, change: Callable[[Session], Any]) -> None:
+    """Make a last change to the job. While the database is away or busy it is tried again, until the lease has run out:
+    then the sweep rings for another worker."""
+    deadline, pause = time.monotonic() + settings.lease_seconds, FIRST_PAUSE_SECONDS
+    while True:
         try:
             with transaction(db) as session:
-                jobs.fail(
-                    session, job_id, token, failure.error, failure.retryable, datetime.now(UTC),
-                    changes=failure.changes,
-                )  # fmt: skip
+                change(session)
         except LeaseLost:
-            log.warning("lease_lost", job_id=str(job_id), token=token)
+            log.warning("lease_lost", job_id=str(taken.job_id), token=taken.token)
+        except (Unavailable, OperationalError) as error:  # the latter: a deadlock or a lock timeout
+            if time.monotonic() + pause < deadline and not SHUTDOWN.asked:
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                continue
+            log.warning("job_left_to_its_lease", job_id=str(taken.job_id), kind=type(error).__name__)
+        return
 
 
 def _compute(db: Database, settings: Settings, inputs: JobInputs, token: int, beat: Heartbeat) -> None:
@@ -128,7 +171,7 @@ def _compute(db: Database, settings: Settings, inputs: JobInputs, token: int, be
     try:
         outcome = Pipeline(spec, model, ArtefactStore(settings.artifacts_dir), beat.report, finished).run()
         beat.report(Progress("write", 0.0))
-        written = _write_candidate(db, settings, inputs, model, outcome)
+        written = _write_candidate(db, settings, inputs, token, model, outcome)
         beat.report(Progress("report", 0.0))
         _hand_in(db, settings, inputs, token, spec, outcome, written)
     finally:
@@ -144,13 +187,13 @@ def _check_files(settings: Settings, inputs: JobInputs) -> None:
 
 
 def _write_candidate(
-    db: Database, settings: Settings, inputs: JobInputs, model: LoadedModel, outcome: Outcome
+    db: Database, settings: Settings, inputs: JobInputs, token: int, model: LoadedModel, outcome: Outcome
 ) -> WrittenVersion | None:
-    """The candidate's immutable directory, or None when nothing was changed. Raises StorageFull."""
+    """The candidate's immutable directory, or None when nothing was changed. Raises LeaseLost, StorageFull."""
     if outcome.state is None:
         return None
     with transaction(db) as session:
-        number = adapters.next_version(session, inputs.served_model_id)
+        number = jobs.next_version(session, inputs.job_id, token)
     settings.adapters_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=settings.adapters_dir, prefix=".candidate-") as place:
         save_adapter(model.model, Path(place), outcome.state)
@@ -170,16 +213,16 @@ def _hand_in(
     written: WrittenVersion | None,
 ) -> None:
     """Report, candidate and outcomes in one transaction under the token. Raises LeaseLost, StorageFull."""
-    digest = store_report(_document(inputs, spec, outcome, written), FileStore(settings.artifacts_dir))
+    report = _document(inputs, spec, outcome, written)
     by_request = {
         request: {**request_metrics(scope), "outcome": request_outcome(outcome.result.rows_of_request(request))}
         for request, scope in outcome.result.requests.items()
     }
     with transaction(db) as session:
-        job = jobs.held(session, inputs.job_id, token)
-        candidate = None if written is None else adapters.register_candidate(session, job, written)
+        job = jobs.held(session, inputs.job_id, token)  # a worker that lost it stores no report either
+        digest = store_report(report, FileStore(settings.artifacts_dir))
         jobs.evaluated(
-            session, job.id, token, outcome.verdict.as_dict(), candidate, digest, outcome.result.outcomes, by_request
+            session, job.id, token, outcome.verdict.as_dict(), written, digest, outcome.result.outcomes, by_request
         )
 
 

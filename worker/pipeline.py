@@ -19,7 +19,7 @@ import structlog
 
 from grail.checkpoint import Resume
 from grail.config import GENERAL, RunSpec, UnlearnConfig
-from grail.evaluate import MICRO_BATCH, EvalResult, compare, in_base, measure
+from grail.evaluate import CERTIFIABLE, MICRO_BATCH, EvalResult, compare, in_base, measure
 from grail.gate import Verdict, decide
 from grail.localise.regions import MaskSet, NoRetainData
 from grail.methods import needs_gradients
@@ -28,9 +28,9 @@ from grail.model.adapter import AdapterState, as_saved, read_state, write_state
 from grail.model.checkpointing import checkpointing
 from grail.model.load import LoadedModel, as_reference
 from grail.report import environment
-from grail.run import held_out, localise, unlearn
+from grail.run import held_out, localise, reinstate, reinstatement, unlearn
 from grail.train import TrainLog, joined, trains
-from grail.types import Example, Report, Role, Segment
+from grail.types import Example, Kind, Report, Role, Segment
 from worker.artifacts import ArtefactStore, key_of
 from worker.device import free_device, with_smaller_batches
 
@@ -94,6 +94,8 @@ class Pipeline:
         with as_reference(self.model):
             reference = self.scores("reference", spec.reference_digest, asked=is_requested)
         known = in_base(spec.examples, reference, spec.gate)
+        if spec.kind is Kind.REINSTATE:
+            return self.reinstated(start, original, reference, known)
         items = [example for example in spec.examples if example.role is Role.ITEM and example.id not in known]
         left = {item.domain for item in items if item.segment is Segment.FORGET}
         planned = [domains for domains in planned if left & set(domains)]
@@ -135,6 +137,41 @@ class Pipeline:
             done.append(self.unlearn(inside, without, masks, masks_key, from_state, reference))
         return done
 
+    def reinstated(
+        self,
+        start: AdapterState,
+        original: Mapping[str, ExampleScore],
+        reference: Mapping[str, ExampleScore],
+        known: frozenset[str],
+    ) -> Outcome:
+        """Teach the job's items again, with earlier erasures held. Without any item the gate says so."""
+        items = [example for example in self.spec.examples if example.role is Role.ITEM]
+        if not any(item.request for item in items):
+            return self.outcome(original, original, reference)
+        erased = [e for e in self.spec.examples if e.role is Role.ERASED and e.id not in known]
+        made = self.teach_again(items, erased, start)
+        write_state(self.model.model, made.state)
+        candidate = self.scores("candidate", made.key)
+        shutil.rmtree(self.store.directory(made.key), ignore_errors=True)
+        return self.outcome(original, candidate, reference, log=made.log, state=made.state)
+
+    def teach_again(self, items: Sequence[Example], erased: Sequence[Example], start: AdapterState) -> Leg:
+        """The candidate's tensors, taught or read."""
+        config = reinstatement(self.spec.unlearn, len(items))
+        shaping = {name: value for name, value in config.as_dict().items() if name not in CHANGES_NOTHING}
+        data = [[content_key(example), example.domain, example.role] for example in (*items, *erased)]
+        key = key_of(
+            "reinstated", 1, self.network, self.spec.adapter_digest, self.spec.reference_digest, shaping, data
+        )
+
+        def compute(fits: UnlearnConfig) -> tuple[AdapterState, TrainLog]:
+            write_state(self.model.model, start)
+            resume = Resume(self.store.directory(key))
+            with checkpointing(self.model.model, on=fits.activation_checkpointing == "on"):
+                return reinstate(self.model, items, erased, fits, report=self.report, resume=resume)
+
+        return self.made("reinstate", key, config, compute, None)
+
     def outcome(
         self,
         original: Mapping[str, ExampleScore],
@@ -144,8 +181,9 @@ class Pipeline:
     ) -> Outcome:
         """The comparison and its verdict, with what was made."""
         gate, without = self.spec.gate, made.get("held_out", frozenset())
-        result = compare(self.spec.examples, original, candidate, reference, gate, held_out=without)
-        return Outcome(result, decide(result, gate), environment(self.model), dict(self.timings), **made)
+        kind = self.spec.kind
+        result = compare(self.spec.examples, original, candidate, reference, gate, held_out=without, kind=kind)
+        return Outcome(result, decide(result, gate, kind), environment(self.model), dict(self.timings), **made)
 
     @contextmanager
     def stage(self, name: str, key: str) -> Iterator[None]:
@@ -237,12 +275,23 @@ class Pipeline:
                     resume=resume,
                 )  # fmt: skip
 
-        with self.stage("unlearn", key):
+        return self.made("unlearn", key, self.spec.unlearn, compute, masks)
+
+    def made(
+        self,
+        stage: str,
+        key: str,
+        config: UnlearnConfig,
+        compute: Callable[[UnlearnConfig], tuple[AdapterState, TrainLog]],
+        masks: MaskSet | None,
+    ) -> Leg:
+        """What `compute` trains, or what was trained and kept under `key`."""
+        with self.stage(stage, key):
             found = self.store.read_adapter(key)
             if found is None:
                 if self.store.directory(key).is_dir():
                     log.info("training_resumed", artefact=key)
-                found = with_smaller_batches(self.spec.unlearn, compute)
+                found = with_smaller_batches(config, compute)
                 self.store.write_adapter(key, *found)
         state, trained = found
         return Leg(as_saved(state), trained, key, masks)  # measured and judged is what is published, to the bit
@@ -262,8 +311,9 @@ def check_retain_data(items: Sequence[Example], without: Collection[str], config
 
 
 def is_requested(example: Example) -> bool:
-    """What a model that never knew says matters for what is to be forgotten: is it `in_base`, how does it sound."""
-    return example.segment is Segment.FORGET and example.role is Role.ITEM
+    """What a model that never knew says matters for what is to be forgotten or was: is it `in_base`, how does it
+    sound."""
+    return example.segment is Segment.FORGET and example.role in CERTIFIABLE
 
 
 def content_key(example: Example, asked: bool = False) -> str:

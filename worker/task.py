@@ -16,6 +16,7 @@ from celery import Task
 from app.config import Settings, load_settings
 from app.db import Database
 from app.errors import Unavailable, line_of
+from app.webhooks.sender import Sender
 
 log = structlog.get_logger(__name__)
 
@@ -49,3 +50,14 @@ class ServiceTask(Task):  # type: ignore[misc]  # celery is not annotated
             except Exception as error:  # noqa: BLE001  the border: see the module's docstring
                 log.error("task_failed", kind=type(error).__name__, where=line_of(error))
         return None
+
+
+class SenderTask(ServiceTask):
+    """One that sends webhooks, one run at a time in a process."""
+
+    abstract = True
+
+    @cached_property
+    def sender(self) -> Sender:
+        """The sender of this process."""
+        return Sender(self.db, self.settings)

@@ -12,7 +12,7 @@ from app.imports import run as imports
 from app.imports import service as import_service
 from app.jobs import service as jobs
 from worker.celery import celery
-from worker.task import ServiceTask
+from worker.task import SenderTask, ServiceTask
 
 
 @celery.task(name="grail.plan_batches", base=ServiceTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated
@@ -52,3 +52,9 @@ def sweep(self: ServiceTask) -> None:
         import_service.sweep(session, datetime.now(UTC))
     with transaction(self.db) as session:
         idempotency.purge(session, datetime.now(UTC))
+
+
+@celery.task(name="grail.deliver", base=SenderTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated
+def deliver(self: SenderTask) -> None:
+    """Tell webhooks what happened."""
+    self.sender.run()

@@ -7,6 +7,7 @@ from pathlib import Path
 from app.adapters.files import WEIGHTS, file_digest
 from app.inputs.service import JobInputs
 from grail.config import GateConfig, RunSpec, UnlearnConfig
+from grail.types import Kind
 
 
 def run_spec(inputs: JobInputs) -> RunSpec:
@@ -23,4 +24,5 @@ def run_spec(inputs: JobInputs) -> RunSpec:
         unlearn=UnlearnConfig(**inputs.settings["unlearn"]),
         gate=GateConfig(**inputs.gate),
         examples=inputs.examples,
+        kind=Kind(inputs.kind),
     )

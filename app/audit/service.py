@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy.orm import Session
 
+from app.events.journal import note
 from app.ids import new_id
 from app.tables.audit import Audit
 from app.trust.canonical import canonical
@@ -24,10 +25,15 @@ class NotForTheTrail(ValueError):
 def record(
     session: Session, event: str, *, subject_id: str | None = None, at: datetime | None = None, **fields: LeafValue
 ) -> None:
-    """Append a leaf about `subject_id`. Raises NotForTheTrail for a text value that is not a plain token."""
+    """Append a leaf about `subject_id` and, where that is a request or a job, the event of the change.
+
+    Raises NotForTheTrail for a text value that is not a plain token.
+    """
     for name, value in {"event": event, "subject_id": subject_id, **fields}.items():
         if isinstance(value, str) and not PLAIN.fullmatch(value):
             raise NotForTheTrail(f"the field {name} of {event} is not an id, state, digest or number")
-    moment = (at or datetime.now(UTC)).isoformat(timespec="microseconds")
+    at = at or datetime.now(UTC)
+    moment = at.isoformat(timespec="microseconds")
     leaf = canonical({"id": str(new_id()), "event": event, "subject_id": subject_id, "at": moment, "fields": fields})
     session.add(Audit(event=event, subject_id=subject_id, leaf=leaf))
+    note(session, event, subject_id, at, fields)

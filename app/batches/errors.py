@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
 
 from app.errors import Conflict, Unprocessable
 from grail.config import GENERAL
@@ -18,6 +20,28 @@ class JobAtWork(Conflict):
 
     def __init__(self, model: str = "", job_id: uuid.UUID | None = None, state: str = "running") -> None:
         super().__init__(f"job {job_id} of {model} is {state}", job_id=str(job_id), state=state)
+
+
+class BreakerOpen(Conflict):
+    """The model is left alone for a while."""
+
+    type = "breaker-open"
+    title = "The served model's last jobs failed for no fault of their requests"
+    mend = (
+        "Mend what `reason` names, then POST /v1/models/{name}/breaker/close (`grail models close-breaker`). Left "
+        "alone it lets one job try at the time named. Requests are taken meanwhile, and stay queued."
+    )
+
+    def __init__(
+        self, model: str = "", tries_again_at: datetime | None = None, reason: Mapping[str, Any] | None = None
+    ) -> None:
+        at = None if tries_again_at is None else tries_again_at.isoformat(timespec="seconds")
+        kind = (reason or {}).get("type", "unexpected")
+        super().__init__(
+            f"the breaker of {model} is open, last because of {kind}; one job may try at {at}",
+            tries_again_at=at,
+            reason=dict(reason or {}),
+        )
 
 
 class NothingPending(Conflict):

@@ -1,6 +1,8 @@
 """Which pending requests make a batch now, and with which settings. Pure: rows, policy and time in, a plan out.
 
-Order is by due date, then by age, then by id: the request whose clock runs out first is never left behind.
+Order is by due date, then by age, then by id: the request whose clock runs out first is never left behind. Two sorts
+never share a batch: requests to erase and requests to reinstate, and halves of a batch that failed (one `group_id`) and
+anybody else.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from app.tables import BatchReason
+from app.tables import BatchReason, RequestKind
 
 
 class BatchPolicy(Protocol):
@@ -35,6 +37,8 @@ class PendingRequest:
     id: uuid.UUID
     received_at: datetime
     due_at: datetime
+    kind: RequestKind = RequestKind.ERASE
+    group_id: uuid.UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,33 +49,60 @@ class BatchPlan:
     reason: BatchReason
 
 
+IMMEDIATE = timedelta(0)
+Sort = tuple[RequestKind, uuid.UUID | None]
+
+
 def urgency(request: PendingRequest) -> tuple[datetime, datetime, uuid.UUID]:
     """Sort key: due first, then oldest, then id."""
     return request.due_at, request.received_at, request.id
 
 
-def closing_reason(pending: Sequence[PendingRequest], policy: BatchPolicy, now: datetime) -> BatchReason | None:
-    """Why a batch closes now: it is full, a member is due within the margin, or one waited for the whole window."""
-    if len(pending) >= policy.max_requests_per_batch:
+def sort_of(request: PendingRequest) -> Sort:
+    """What all members of a batch have in common."""
+    return request.kind, request.group_id
+
+
+def closing_reason(
+    alike: Sequence[PendingRequest], policy: BatchPolicy, now: datetime, expected: timedelta = IMMEDIATE
+) -> BatchReason | None:
+    """Why a batch of these requests, all of one sort, closes now: it is full, a member is due, or one waited for the
+    whole window.
+
+    A group is full whatever its size, since nobody else may join it. A member is due once what is left until its due
+    date is no more than the policy's margin and the time that a job is `expected` to take.
+    """
+    if len(alike) >= policy.max_requests_per_batch or any(request.group_id is not None for request in alike):
         return BatchReason.SIZE
-    if any(request.due_at - now <= timedelta(days=policy.due_margin_days) for request in pending):
+    margin = timedelta(days=policy.due_margin_days) + expected
+    if any(request.due_at - now <= margin for request in alike):
         return BatchReason.DUE
-    if any(now - request.received_at >= timedelta(seconds=policy.window_seconds) for request in pending):
+    if any(now - request.received_at >= timedelta(seconds=policy.window_seconds) for request in alike):
         return BatchReason.AGE
     return None
 
 
 def group(
-    pending: Sequence[PendingRequest], policy: BatchPolicy, now: datetime, *, closed_by: BatchReason | None = None
+    pending: Sequence[PendingRequest],
+    policy: BatchPolicy,
+    now: datetime,
+    *,
+    closed_by: BatchReason | None = None,
+    expected: timedelta = IMMEDIATE,
 ) -> BatchPlan | None:
-    """The batch to make now, or None. `closed_by` closes it whatever the policy says (a person asked for it)."""
-    if not pending:
-        return None
-    reason = closed_by or closing_reason(pending, policy, now)
-    if reason is None:
-        return None
-    chosen = sorted(pending, key=urgency)[: policy.max_requests_per_batch]
-    return BatchPlan(tuple(request.id for request in chosen), reason)
+    """The batch to make now, or None: of the sorts that close, the one with the most urgent request.
+
+    `closed_by` closes it whatever the policy says (a person asked for it).
+    """
+    sorts: dict[Sort, list[PendingRequest]] = {}
+    for request in sorted(pending, key=urgency):
+        sorts.setdefault(sort_of(request), []).append(request)
+    for alike in sorts.values():  # in the order of their most urgent requests
+        reason = closed_by or closing_reason(alike, policy, now, expected)
+        if reason is not None:
+            chosen = alike[: policy.max_requests_per_batch]
+            return BatchPlan(tuple(request.id for request in chosen), reason)
+    return None
 
 
 def merge_settings(base: Mapping[str, Any], overrides: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

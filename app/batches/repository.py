@@ -5,18 +5,38 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from sqlalchemy import ColumnElement, Select, func, insert, literal, select, update
 from sqlalchemy.orm import Session
 
 from app.lifecycle import PENDING, JobState, RequestEvent, RequestState, advance_request
-from app.tables import Adapter, Batch, BatchExample, BatchMember, Example, ExampleDomain, Job, Request
+from app.tables import (
+    Adapter,
+    Batch,
+    BatchExample,
+    BatchMember,
+    Example,
+    ExampleDomain,
+    Job,
+    Request,
+    RequestDomain,
+    RequestKind,
+)
 from grail.types import Role, Segment
 
 OPEN_JOBS = (JobState.QUEUED, JobState.RUNNING, JobState.EVALUATED, JobState.AWAITING_APPROVAL)
 """While a model has such a job, no further batch is made for it: the next one starts from what that one publishes."""
+IN_FORCE = (RequestState.PUBLISHED, RequestState.COUNTERED)
+"""States in which what a request had erased is to stay gone."""
+APART_AT_ONCE = 1000
+"""Requests to reinstate, and halves of failed batches, that one pass of the planner looks at."""
+LATE_JOBS = 5
+"""Last jobs by which the next one's duration is foretold."""
 STREAM_ROWS = 500
 """Rows of text in memory at a time."""
+LONGEST_ROWS = 8
+"""Texts with the most characters, among which the one with the most tokens is taken to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +68,34 @@ def queue_received(session: Session, served_model_id: uuid.UUID, limit: int) -> 
 
 
 def pending(session: Session, served_model_id: uuid.UUID, limit: int, *, lock: bool) -> list[Request]:
-    """The `limit` most urgent pending requests. With `lock` they are held, and those held by others are left out."""
-    statement = (
-        select(Request)
-        .where(Request.served_model_id == served_model_id, Request.state.in_(PENDING))
-        .order_by(Request.due_at, Request.received_at, Request.id)
-        .limit(limit)
-        .execution_options(populate_existing=True)
+    """Pending requests: the `limit` most urgent of those that anybody may join, and the `APART_AT_ONCE` most urgent of
+    those that are batched apart. With `lock` they are held, and those held by others are left out."""
+    apart = (Request.kind == RequestKind.REINSTATE) | Request.group_id.is_not(None)
+    found: list[Request] = []
+    for condition, amount in ((~apart, limit), (apart, max(limit, APART_AT_ONCE))):
+        statement = (
+            select(Request)
+            .where(Request.served_model_id == served_model_id, Request.state.in_(PENDING), condition)
+            .order_by(Request.due_at, Request.received_at, Request.id)
+            .limit(amount)
+            .execution_options(populate_existing=True)
+        )
+        if lock:
+            statement = statement.with_for_update(skip_locked=True, key_share=True)
+        found += session.scalars(statement)
+    return found
+
+
+def longest_of_late(session: Session, served_model_id: uuid.UUID) -> timedelta:
+    """The longest time that one of a model's last jobs took from its making to its publication; none without any."""
+    last = (
+        select((Job.finished_at - Job.created_at).label("took"))
+        .where(Job.served_model_id == served_model_id, Job.state == JobState.PUBLISHED)
+        .order_by(Job.id.desc())
+        .limit(LATE_JOBS)
+        .subquery()
     )
-    if lock:
-        statement = statement.with_for_update(skip_locked=True, key_share=True)
-    return list(session.scalars(statement))
+    return max(session.scalar(select(func.max(last.c.took))) or timedelta(0), timedelta(0))
 
 
 def in_attention(session: Session, served_model_id: uuid.UUID, limit: int) -> list[Request]:
@@ -170,6 +207,36 @@ def standing_rows(
     )
 
 
+def erased_rows(
+    served_model_id: uuid.UUID, domain: RequestDomain, request_ids: Collection[uuid.UUID], amount: int
+) -> Select[uuid.UUID]:
+    """Ids of at most `amount` forget items of a domain that the newest earlier requests had erased, and whose erasure
+    is in force: each request in turn, the newest first. What the requests reinstate is left out."""
+    reinstated = select(Request.original_id).where(Request.id.in_(request_ids), Request.original_id.is_not(None))
+    newest = (
+        select(Request.id)
+        .where(
+            Request.served_model_id == served_model_id,
+            Request.state.in_(IN_FORCE),
+            Request.domain == domain,
+            Request.id.not_in(reinstated),
+        )
+        .order_by(Request.id.desc())
+        .limit(amount)
+    )
+    turn = func.row_number().over(partition_by=Example.request_id, order_by=(Example.position, Example.id))
+    return (
+        select(Example.id)
+        .where(
+            Example.request_id.in_(newest.scalar_subquery()),
+            Example.segment == Segment.FORGET,
+            Example.role == Role.ITEM,
+        )
+        .order_by(turn, Example.request_id.desc())
+        .limit(amount)
+    )
+
+
 def draw(session: Session, batch_id: uuid.UUID, rows: Select[uuid.UUID]) -> int:
     """Note `rows` as drawn into a batch, inside the database. How many there are."""
     chosen = rows.subquery()
@@ -199,6 +266,18 @@ def texts(
         result = session.execute(statement, execution_options={"yield_per": STREAM_ROWS})
         for part in result.partitions():
             yield [(row[0], row[1], row[2]) for row in part]
+
+
+def longest_texts(session: Session, request_ids: Collection[uuid.UUID], batch_id: uuid.UUID) -> list[tuple[str, str]]:
+    """(prompt, completion) of the longest rows, in characters, that a batch of these requests holds."""
+    drawn = select(BatchExample.example_id).where(BatchExample.batch_id == batch_id).scalar_subquery()
+    statement = (
+        select(Example.prompt, Example.completion)
+        .where(_used(request_ids) | Example.id.in_(drawn) | Example.parent_id.in_(drawn))
+        .order_by((func.length(Example.prompt) + func.length(Example.completion)).desc(), Example.id)
+        .limit(LONGEST_ROWS)
+    )
+    return [(row[0], row[1]) for row in session.execute(statement)]
 
 
 def _used(request_ids: Collection[uuid.UUID]) -> ColumnElement[bool]:

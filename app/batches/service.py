@@ -10,7 +10,7 @@ import math
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy.orm import Session
@@ -18,9 +18,9 @@ from sqlalchemy.orm import Session
 from app.audit.service import record
 from app.auth import Principal
 from app.batches import repository
-from app.batches.cost import cost
-from app.batches.errors import JobAtWork, NoActiveAdapter, NoRetainData, NothingPending
-from app.batches.grouping import BatchPlan, PendingRequest, closing_reason, group, merge_settings
+from app.batches.cost import cost, least_bytes
+from app.batches.errors import BreakerOpen, JobAtWork, NoActiveAdapter, NoRetainData, NothingPending
+from app.batches.grouping import IMMEDIATE, BatchPlan, PendingRequest, group, merge_settings
 from app.batches.repository import ItemCounts
 from app.batches.schemas import BatchPreview, CostEstimate
 from app.errors import ServiceError
@@ -28,15 +28,29 @@ from app.ids import new_id
 from app.lifecycle import JobEvent, JobState, RequestEvent, RequestState, advance_job, advance_request
 from app.queue import enqueue
 from app.requests.known import known_model
-from app.requests.repository import lock_model
+from app.requests.repository import lock_model, reinstatements_contested
+from app.served_models import breaker
 from app.served_models.schemas import Policy
-from app.tables import Batch, BatchReason, ExampleDomain, Job, Request, ServedModel
-from app.tokens import count_tokens, load_tokeniser
+from app.tables import (
+    Batch,
+    BatchReason,
+    ExampleDomain,
+    Job,
+    JobKind,
+    Request,
+    RequestDomain,
+    RequestKind,
+    ServedModel,
+)
+from app.tokens import TokeniserMissing, count_tokens, load_tokeniser
 from grail.config import GENERAL, NothingNamed, UnlearnConfig
 from grail.plan import Workload
 from grail.types import Role
 
-__all__ = ["BatchPlan", "PendingRequest", "batch_again", "group", "hold_job", "leave", "plan", "preview", "run_now"]
+__all__ = [
+    "BatchPlan", "PendingRequest", "Remainder", "batch_again", "group", "hold_job", "leave", "plan", "preview",
+    "run_now",
+]  # fmt: skip
 
 QUEUE_AT_ONCE = 500
 """Received requests of one model that one pass of the planner acknowledges."""
@@ -48,7 +62,7 @@ CountsByDomain = Mapping[ExampleDomain, ItemCounts]
 
 @dataclass(frozen=True, slots=True)
 class Remainder:
-    """What is left of a batch that a member has left."""
+    """What is left of a batch that a member has left: queued requests that are to be batched at once."""
 
     served_model_id: uuid.UUID
     requests: Sequence[Request]
@@ -65,16 +79,17 @@ def run_now(
     session: Session, served_model: str, principal: Principal, now: datetime, *, include_attention: bool = False
 ) -> Job:
     """Make a batch of what is pending, whatever the policy's window. `include_attention` queues again, with all its
-    tries, what waits for a person's attention. Raises UnknownServedModel, JobAtWork, NothingPending, NoActiveAdapter
-    and NoRetainData."""
+    tries, what waits for a person's attention. Raises UnknownServedModel, JobAtWork, BreakerOpen, NothingPending,
+    NoActiveAdapter and NoRetainData."""
     model = lock_model(session, known_model(session, served_model).id)
     assert model is not None  # noqa: S101 - served models are never deleted
     policy = Policy.model_validate(model.policy)
     if include_attention:
         _queue_again(session, model)
-    requests = repository.pending(session, model.id, policy.max_requests_per_batch, lock=True)
+    pending = repository.pending(session, model.id, policy.max_requests_per_batch, lock=True)
+    requests, _ = _chosen(_uncontested(session, pending), policy, now, closed_by=BatchReason.MANUAL)
     counts = repository.items_by_domain(session, _ids(requests))
-    obstacle = _obstacle(session, model, policy, requests, counts)
+    obstacle = _obstacle(session, model, policy, requests, counts, now)
     if obstacle is not None:
         raise obstacle
     record(session, "batch.ordered", subject_id=str(model.id), key_id=str(principal.key_id))
@@ -87,9 +102,13 @@ def preview(
     """What `run_now` would do and cost. Takes no locks and writes nothing. Raises UnknownServedModel."""
     model = known_model(session, served_model)
     policy = Policy.model_validate(model.policy)
-    requests = repository.pending(session, model.id, policy.max_requests_per_batch, lock=False)
+    pending = repository.pending(session, model.id, policy.max_requests_per_batch, lock=False)
+    contested = reinstatements_contested(session, _reinstatements(pending))
+    pending = [request for request in pending if request.id not in contested]
+    requests, _ = _chosen(pending, policy, now, closed_by=BatchReason.MANUAL)
+    _, due_to_close = _chosen(pending, policy, now, expected=repository.longest_of_late(session, model.id))
     counts = repository.items_by_domain(session, _ids(requests))
-    obstacle = _obstacle(session, model, policy, requests, counts)
+    obstacle = _obstacle(session, model, policy, requests, counts, now)
     load = _workload(session, model, policy, requests, counts)
     forget = sum(count.forget for count in counts.values())
     return BatchPreview(
@@ -100,7 +119,7 @@ def preview(
         tokens=load.scored_tokens,
         estimate=_estimate(session, model, load, _config(policy, requests), flop_per_second),
         reason=BatchReason.MANUAL if requests else None,
-        due_to_close=closing_reason([_pending(request) for request in requests], policy, now),
+        due_to_close=due_to_close,
         obstacle=f"{obstacle.detail}. {obstacle.how_to_mend}" if obstacle else _passed_over(policy, counts),
     )
 
@@ -130,14 +149,15 @@ def leave(session: Session, request_id: uuid.UUID, now: datetime) -> Remainder |
     return Remainder(batch.served_model_id, others, batch.reason)
 
 
-def batch_again(session: Session, left: Remainder) -> None:
-    """A batch of what is left of one, with retain data drawn anew, unless nothing is left or could be retained."""
+def batch_again(session: Session, left: Remainder, now: datetime) -> None:
+    """A batch of what is left of one, with retain data drawn anew, unless nothing is left or could be retained, or the
+    model is to be left alone."""
     model = lock_model(session, left.served_model_id)
     if model is None:
         return
     policy = Policy.model_validate(model.policy)
     counts = repository.items_by_domain(session, _ids(left.requests))
-    if _obstacle(session, model, policy, left.requests, counts) is None:
+    if _obstacle(session, model, policy, left.requests, counts, now) is None:
         _make(session, model, policy, left.requests, counts, left.reason)
 
 
@@ -148,19 +168,56 @@ def _plan_model(session: Session, served_model_id: uuid.UUID, now: datetime) -> 
         return None
     arrived = repository.queue_received(session, model.id, QUEUE_AT_ONCE)
     for request_id in arrived:
-        record(session, "request.queued", subject_id=str(request_id), state=str(RequestState.QUEUED))
+        record(
+            session, "request.queued", subject_id=str(request_id), state=str(RequestState.QUEUED),
+            served_model_id=str(model.id),
+        )  # fmt: skip
     policy = Policy.model_validate(model.policy)
-    requests = repository.pending(session, model.id, policy.max_requests_per_batch, lock=True)
-    made = group([_pending(request) for request in requests], policy, now)
-    if made is None:
-        return None
-    counts = repository.items_by_domain(session, made.request_ids)
-    obstacle = _obstacle(session, model, policy, requests, counts)
-    if obstacle is None:
-        return _make(session, model, policy, requests, counts, made.reason)
-    if isinstance(obstacle, NoRetainData):
+    expected = repository.longest_of_late(session, model.id)
+    pending = _uncontested(session, repository.pending(session, model.id, policy.max_requests_per_batch, lock=True))
+    while True:
+        requests, reason = _chosen(pending, policy, now, expected=expected)
+        if reason is None:
+            return None
+        counts = repository.items_by_domain(session, _ids(requests))
+        obstacle = _obstacle(session, model, policy, requests, counts, now)
+        if obstacle is None:
+            return _make(session, model, policy, requests, counts, reason)
+        if not isinstance(obstacle, NoRetainData):
+            return None
         _wait_for_retain_data(session, model, requests, now, log_it=bool(arrived))
-    return None
+        waiting = set(_ids(requests))
+        pending = [request for request in pending if request.id not in waiting]  # others need not wait with them
+
+
+def _chosen(
+    pending: Sequence[Request],
+    policy: Policy,
+    now: datetime,
+    *,
+    closed_by: BatchReason | None = None,
+    expected: timedelta = IMMEDIATE,
+) -> tuple[list[Request], BatchReason | None]:
+    """The requests of the batch to make now, in its order, and what closes it; none and None where none closes."""
+    made = group([_pending(request) for request in pending], policy, now, closed_by=closed_by, expected=expected)
+    if made is None:
+        return [], None
+    rows = {request.id: request for request in pending}
+    return [rows[request_id] for request_id in made.request_ids], made.reason
+
+
+def _uncontested(session: Session, pending: Sequence[Request]) -> list[Request]:
+    """`pending` without requests to reinstate what somebody else wants erased: erasure wins, and a person looks."""
+    contested = reinstatements_contested(session, _reinstatements(pending))
+    for request in pending:
+        if request.id in contested:
+            _give_up(session, request)
+    return [request for request in pending if request.id not in contested]
+
+
+def _reinstatements(requests: Sequence[Request]) -> list[uuid.UUID]:
+    """Ids of those that ask to reinstate."""
+    return [request.id for request in requests if request.kind is RequestKind.REINSTATE]
 
 
 def _make(
@@ -176,8 +233,11 @@ def _make(
     repository.add_batch(session, batch, _ids(requests))
     drawn = sum(
         repository.draw(session, batch.id, repository.standing_rows(model.id, domain, _ids(requests), amount))
-        for domain, amount in _wanted(policy, counts).items()
+        for domain, amount in _wanted(policy, requests, counts).items()
     )
+    for domain in RequestDomain:
+        earlier = repository.erased_rows(model.id, domain, _ids(requests), policy.earlier_items)
+        drawn += repository.draw(session, batch.id, earlier)
     job = Job(
         id=new_id(),
         served_model_id=model.id,
@@ -186,6 +246,9 @@ def _make(
         settings={"unlearn": _config(policy, requests).as_dict(), "tries": max(request.tries for request in requests)},
         gate=policy.gate.as_dict(),
         start_adapter_id=model.active_adapter_id,
+        kind=JobKind.REINSTATE if _reinstatements(requests) else JobKind.UNLEARN,
+        due_at=min(request.due_at for request in requests),
+        needed_bytes=_needed_bytes(session, model, policy, requests, counts, batch.id),
     )
     repository.add_job(session, job)
     record(
@@ -205,16 +268,24 @@ def _make(
 
 
 def _obstacle(
-    session: Session, model: ServedModel, policy: Policy, requests: Sequence[Request], counts: CountsByDomain
+    session: Session,
+    model: ServedModel,
+    policy: Policy,
+    requests: Sequence[Request],
+    counts: CountsByDomain,
+    now: datetime,
 ) -> ServiceError | None:
     """Why no batch can be made of these requests now, or None."""
-    job = repository.open_job(session, model.id)
-    if job is not None:
-        return JobAtWork(model.name, job.id, str(job.state))
-    if not requests:
-        return NothingPending(model.name)
-    if model.active_adapter_id is None:
-        return NoActiveAdapter(model.name)
+    obstacle = _obstacle_of_model(session, model, now) or (None if requests else NothingPending(model.name))
+    if obstacle is not None:
+        return obstacle
+    return None if _reinstatements(requests) else _lack_of_retain_data(session, model, policy, requests, counts)
+
+
+def _lack_of_retain_data(
+    session: Session, model: ServedModel, policy: Policy, requests: Sequence[Request], counts: CountsByDomain
+) -> NoRetainData | None:
+    """Unlearning without anything to retain wrecks the adapter; teaching brings what is to be retained itself."""
     general = _retains_general(policy)
     if not general and any(count.retain for count in counts.values()):
         return None
@@ -222,6 +293,16 @@ def _obstacle(
     if repository.stands_any(session, model.id, domains):
         return None
     return NoRetainData(model.name, sorted(domains), policy.unlearn.method)
+
+
+def _obstacle_of_model(session: Session, model: ServedModel, now: datetime) -> ServiceError | None:
+    """Why no batch of this model can be made now, whatever is pending, or None."""
+    job = repository.open_job(session, model.id)
+    if job is not None:
+        return JobAtWork(model.name, job.id, str(job.state))
+    if breaker.blocks(model, now):
+        return BreakerOpen(model.name, breaker.tries_again_at(model), model.breaker_error)
+    return NoActiveAdapter(model.name) if model.active_adapter_id is None else None
 
 
 def _passed_over(policy: Policy, counts: CountsByDomain) -> str | None:
@@ -244,9 +325,13 @@ def _wait_for_retain_data(
         log.warning("batch_waits_for_retain_data", served_model_id=str(model.id), requests=len(requests))
     for request in requests:
         if request.due_at <= now:
-            # No batch can hold it: it is taken up and given up in one move, both of them legal.
-            request.state = advance_request(request.state, RequestEvent.BATCH)
-            _move(session, request, RequestEvent.GIVE_UP)
+            _give_up(session, request)
+
+
+def _give_up(session: Session, request: Request) -> None:
+    """No batch can hold it: it is taken up and given up in one move, both of them legal."""
+    request.state = advance_request(request.state, RequestEvent.BATCH)
+    _move(session, request, RequestEvent.GIVE_UP)
 
 
 def _queue_again(session: Session, model: ServedModel) -> None:
@@ -274,13 +359,15 @@ def _retains_general(policy: Policy) -> bool:
     return policy.unlearn.retain_source == GENERAL
 
 
-def _wanted(policy: Policy, counts: CountsByDomain) -> dict[ExampleDomain, int]:
+def _wanted(policy: Policy, requests: Sequence[Request], counts: CountsByDomain) -> dict[ExampleDomain, int]:
     """Standing retain rows to draw per domain: what the requests' own retain items miss of `retain_per_forget` for each
     forget item, and at least one for a domain to which its requests bring none.
 
     Where general data is retained only that is drawn, `retain_per_forget` for each forget item: the requests' own
-    retain items are scored, but not trained on.
+    retain items are scored, but not trained on. To reinstate nothing is drawn.
     """
+    if _reinstatements(requests):
+        return {}
     if _retains_general(policy):
         forget = sum(count.forget for count in counts.values())
         return {ExampleDomain.GENERAL: max(math.ceil(policy.retain_per_forget * forget), 1)}
@@ -301,7 +388,8 @@ def _workload(
     """Count the tokens of what a batch would hold, a few hundred rows in memory at a time."""
     tokeniser = load_tokeniser(model.base_model_path)
     ids = _ids(requests)
-    drawn = [repository.standing_rows(model.id, domain, ids, n) for domain, n in _wanted(policy, counts).items()]
+    wanted = _wanted(policy, requests, counts)
+    drawn = [repository.standing_rows(model.id, domain, ids, amount) for domain, amount in wanted.items()]
     items = item_tokens = scored = scored_tokens = longest = 0
     for rows in repository.texts(session, ids, drawn):
         pairs = [(prompt, completion) for _, prompt, completion in rows]
@@ -312,6 +400,30 @@ def _workload(
         longest = max(longest, *lengths)
     forget = tuple(count.forget for count in counts.values())
     return Workload(items, item_tokens, scored, scored_tokens, longest, forget)
+
+
+def _needed_bytes(
+    session: Session,
+    model: ServedModel,
+    policy: Policy,
+    requests: Sequence[Request],
+    counts: CountsByDomain,
+    batch_id: uuid.UUID,
+) -> int | None:
+    """Memory that a job of this batch takes at least, or None where it can not be told: decided by its longest text."""
+    if model.active_adapter_id is None:
+        return None
+    rows = repository.longest_texts(session, _ids(requests), batch_id)
+    try:
+        lengths = count_tokens(load_tokeniser(model.base_model_path), model.prompt_template, rows)
+    except TokeniserMissing:
+        return None
+    longest = max(lengths, default=1)
+    items = sum(count.forget + count.retain for count in counts.values())
+    forget = tuple(count.forget for count in counts.values())
+    load = Workload(items, items * longest, items, items * longest, longest, forget)
+    directory = repository.adapter(session, model.active_adapter_id).directory
+    return least_bytes(model.base_model_path, directory, load, _config(policy, requests))
 
 
 def _estimate(
@@ -326,7 +438,7 @@ def _estimate(
 
 def _pending(request: Request) -> PendingRequest:
     """What grouping needs of a row."""
-    return PendingRequest(request.id, request.received_at, request.due_at)
+    return PendingRequest(request.id, request.received_at, request.due_at, request.kind, request.group_id)
 
 
 def _ids(requests: Sequence[Request]) -> list[uuid.UUID]:

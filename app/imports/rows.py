@@ -21,7 +21,10 @@ from app.requests.schemas import BOUNDS, RequestCreate
 from app.tables import ImportForm
 from grail.types import Segment
 
-COLUMNS_OF_REQUEST = ("served_model", "domain", "subject_reference", "legal_basis", "client_reference", "note")
+COLUMNS_OF_REQUEST = (
+    "served_model", "domain", "subject_reference", "legal_basis", "client_reference", "note", "regulation",
+    "received_at",
+)  # fmt: skip
 COLUMNS_OF_ITEM = ("segment", "prompt", "completion", "passage", "facts", "subject")
 COLUMNS = (*COLUMNS_OF_REQUEST, *COLUMNS_OF_ITEM)
 NEEDED = ("served_model", "domain", "segment")

@@ -114,7 +114,7 @@ class _Work:
         ids, imported = StoredIds(), 0
         with transaction(self.db) as session:
             for asked in self._right(file):
-                bulk.add(session, asked)
+                bulk.add(session, asked, self.taken.received_at)
                 ids.add(asked)
                 imported += len(asked)
             self._settle(session, ids)
@@ -165,7 +165,7 @@ class _Work:
         with transaction(self.db) as session:
             if chunk.asked:
                 ids = StoredIds()
-                bulk.add(session, chunk.asked)
+                bulk.add(session, chunk.asked, self.taken.received_at)
                 ids.add(chunk.asked)
                 self._settle(session, ids)
             service.note_chunk(session, self.taken, rows=rows, imported=tally.imported, refused=tally.refused)

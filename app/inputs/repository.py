@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
+from app.lifecycle import RequestState
 from app.tables import Adapter, BatchExample, BatchMember, Example, Job, Request, ServedModel
 
 
@@ -38,13 +39,15 @@ def requests(session: Session, job: Job) -> Sequence[Request]:
 
 
 def examples(session: Session, job: Job) -> Sequence[Example]:
-    """Items and probes of the members, and the standing retain rows that the batch drew with their probes, in a fixed
-    order."""
+    """Items and probes of the members, and what the batch drew: standing retain rows with their probes, and items of
+    earlier erasures unless they were reinstated since. In a fixed order."""
     members = select(BatchMember.request_id).where(BatchMember.batch_id == job.batch_id)
     drawn = select(BatchExample.example_id).where(BatchExample.batch_id == job.batch_id)
     query = (
         select(Example)
         .where(or_(Example.request_id.in_(members), Example.id.in_(drawn), Example.parent_id.in_(drawn)))
+        .outerjoin(Request, Request.id == Example.request_id)
+        .where(Request.id.is_(None) | (Request.state != RequestState.REINSTATED))
         .where(Example.removed_at.is_(None))  # erasure wins, even after the batch was drawn
         .order_by(Example.id)
     )

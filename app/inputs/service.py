@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.inputs import repository
 from app.tables import Example as ExampleRow
-from grail.types import Example
+from grail.types import Example, Role, Segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class JobInputs:
     """Everything that a job reads from the database."""
 
     job_id: uuid.UUID
+    kind: str
     served_model_id: uuid.UUID
     served_model: str
     base_model_path: str
@@ -69,6 +70,7 @@ def load(session: Session, job_id: uuid.UUID) -> JobInputs | None:
     members = {request.id for request in requests}
     return JobInputs(
         job_id=job.id,
+        kind=str(job.kind),
         served_model_id=model.id,
         served_model=model.name,
         base_model_path=model.base_model_path,
@@ -92,7 +94,8 @@ def load(session: Session, job_id: uuid.UUID) -> JobInputs | None:
 
 
 def _example(row: ExampleRow, members: Collection[uuid.UUID]) -> Example:
-    """Rows that stand for requests outside of the batch are the standing set's."""
+    """Rows of requests outside of the batch are the standing set's, or what earlier requests erased."""
+    is_member = row.request_id in members
     return Example(
         id=str(row.id),
         domain=str(row.domain),
@@ -100,8 +103,8 @@ def _example(row: ExampleRow, members: Collection[uuid.UUID]) -> Example:
         subject=row.subject,
         prompt=row.prompt,
         completion=row.completion,
-        role=row.role,
+        role=Role.ERASED if row.segment is Segment.FORGET and not is_member else row.role,
         facts=tuple(row.facts),
         parent=str(row.parent_id) if row.parent_id else None,
-        request=str(row.request_id) if row.request_id in members else None,
+        request=str(row.request_id) if is_member else None,
     )

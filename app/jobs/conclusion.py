@@ -17,14 +17,16 @@ from app.adapters import service as adapters
 from app.audit.service import record
 from app.auth import Principal
 from app.errors import NotFound, ServiceError
-from app.jobs import members, repository
+from app.jobs import failing, members, repository
 from app.jobs.errors import NotAwaitingApproval
-from app.jobs.leases import release
+from app.jobs.failures import Failure, FailureKind
+from app.jobs.moves import release
 from app.jobs.verdicts import changed_settings
 from app.lifecycle import JobEvent, JobState, RequestEvent
 from app.requests.repository import lock_model
+from app.served_models import breaker
 from app.served_models.schemas import Policy
-from app.tables import Adapter, AdapterState, Job, Request
+from app.tables import Adapter, AdapterState, Job, Request, ServedModel
 
 log = structlog.get_logger(__name__)
 
@@ -34,16 +36,17 @@ def conclude(session: Session, job_id: uuid.UUID, now: datetime) -> JobState | N
 
     The job's state afterwards; None when there is no such job.
     """
-    job = _held(session, job_id)
-    if job is None:
+    model, job = _held(session, job_id)
+    if model is None or job is None:
         return None
     if job.state is JobState.EVALUATED:
+        breaker.note_success(session, model, now)
         if not (job.verdict or {}).get("ok"):
             _reject(session, job, now)
-        elif _needs_approval(session, job):
+        elif Policy.model_validate(model.policy).require_approval:
             _submit(session, job, now)
         else:
-            _publish_or_fail(session, job, now)
+            _publish_or_fail(session, model, job, now)
         session.flush()
     return job.state
 
@@ -76,26 +79,20 @@ def refuse(session: Session, job_id: uuid.UUID, who: Principal, reason: str, now
     return job
 
 
-def _held(session: Session, job_id: uuid.UUID) -> Job | None:
+def _held(session: Session, job_id: uuid.UUID) -> tuple[ServedModel | None, Job | None]:
     model_id = repository.model_of(session, job_id)
     if model_id is None:
-        return None
-    lock_model(session, model_id)
-    return repository.locked(session, job_id)
+        return None, None
+    return lock_model(session, model_id), repository.locked(session, job_id)
 
 
 def _awaiting(session: Session, job_id: uuid.UUID) -> Job:
-    job = _held(session, job_id)
+    _, job = _held(session, job_id)
     if job is None:
         raise NotFound("there is no job with this id", mend="GET /v1/jobs lists them.")
     if job.state is not JobState.AWAITING_APPROVAL:
         raise NotAwaitingApproval(job.state)
     return job
-
-
-def _needs_approval(session: Session, job: Job) -> bool:
-    model = lock_model(session, job.served_model_id)
-    return model is not None and Policy.model_validate(model.policy).require_approval
 
 
 def _submit(session: Session, job: Job, now: datetime) -> None:
@@ -104,8 +101,9 @@ def _submit(session: Session, job: Job, now: datetime) -> None:
         members.move(session, job, request, RequestEvent.SUBMIT_FOR_APPROVAL, now)
 
 
-def _publish_or_fail(session: Session, job: Job, now: datetime) -> None:
-    """Publish; when the alias moved or the version's files are damaged, the job fails and its requests try again."""
+def _publish_or_fail(session: Session, model: ServedModel, job: Job, now: datetime) -> None:
+    """Publish; when the alias moved the job fails and its requests try again, from what is active then; when the
+    version's files are damaged the model is left alone until somebody has looked."""
     try:
         with session.begin_nested():
             _publish(session, job, now)
@@ -114,10 +112,11 @@ def _publish_or_fail(session: Session, job: Job, now: datetime) -> None:
             raise
         session.refresh(job)
         log.warning("publishing_failed", job_id=str(job.id), error=error.type)
-        job.error = {"type": error.type, "title": error.title, "detail": error.detail, "mend": error.how_to_mend}
-        _end(session, job, JobEvent.FAIL, now)
+        words = {"type": error.type, "title": error.title, "detail": error.detail, "mend": error.how_to_mend}
+        kind = FailureKind.SETTINGS if error.status == 409 else FailureKind.OPERATOR
+        failing.fail(session, model, job, Failure(kind, words, changes={}), now)
+        job.stage = str(job.state)
         _set_aside(session, job)
-        members.try_again(session, job, members.of(session, job), now)
 
 
 def _publish(session: Session, job: Job, now: datetime) -> None:

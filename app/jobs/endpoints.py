@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Query, Response
 from app.adapters.files import VersionDamaged
 from app.adapters.service import AliasMoved
 from app.auth import Principal, Role, require
-from app.batches.errors import JobAtWork, NoActiveAdapter, NoRetainData, NothingPending
+from app.batches.errors import BreakerOpen, JobAtWork, NoActiveAdapter, NoRetainData, NothingPending
 from app.batches.schemas import BatchPreview
 from app.config import bounds
 from app.db import DbSession
@@ -61,12 +61,13 @@ Now = Annotated[datetime, Depends(_now)]
 def browse(
     session: DbSession,
     who: Anyone,
+    now: Now,
     cursor: Annotated[str | None, Query(max_length=64, description="`next_cursor` of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 50,
     state: JobState | None = None,
     served_model: ModelName | None = None,
 ) -> JobPage:
-    return service.browse(session, who, state=state, served_model=served_model, cursor=cursor, limit=limit)
+    return service.browse(session, who, now, state=state, served_model=served_model, cursor=cursor, limit=limit)
 
 
 @router.post(
@@ -93,6 +94,7 @@ def browse(
             UnknownServedModel,
             NoRetainData,
             JobAtWork,
+            BreakerOpen,
             NothingPending,
             NoActiveAdapter,
             KeyReused,
@@ -118,9 +120,9 @@ def order(asked: JobOrder, session: DbSession, who: Operator, now: Now, once: On
 @router.get(
     "/{job_id}", summary="One job", responses=problem_responses(Unauthorised, NotFound, Unprocessable, Unavailable)
 )
-def read(job_id: uuid.UUID, session: DbSession, who: Anyone) -> JobView:
+def read(job_id: uuid.UUID, session: DbSession, who: Anyone, now: Now) -> JobView:
     """Where it stands, its losses so far, its times, and once it is evaluated its verdict."""
-    return service.read(session, job_id, who)
+    return service.read(session, job_id, who, now)
 
 
 @router.post(
@@ -129,8 +131,8 @@ def read(job_id: uuid.UUID, session: DbSession, who: Anyone) -> JobView:
     responses=problem_responses(Unauthorised, Forbidden, NotFound, NotCancellable, Unprocessable, Unavailable),
 )
 def cancel(job_id: uuid.UUID, session: DbSession, who: Operator, now: Now) -> JobView:
-    """A queued job ends at once. A running one's worker hears of it at its next heartbeat; whatever it still does can
-    not be written. The requests then need attention: queue them again with `include_attention`."""
+    """A queued job ends at once. A running one's worker stops at its next step or two; whatever it still does can not
+    be written. The requests then need attention: queue them again with `include_attention`."""
     return service.cancel(session, job_id, who, now)
 
 
@@ -144,7 +146,7 @@ def cancel(job_id: uuid.UUID, session: DbSession, who: Operator, now: Now) -> Jo
 def approve(job_id: uuid.UUID, session: DbSession, who: Officer, now: Now) -> JobView:
     """The candidate becomes the active version and its requests are done."""
     service.approve(session, job_id, who, now)
-    return service.read(session, job_id, who)
+    return service.read(session, job_id, who, now)
 
 
 @router.post(
@@ -165,4 +167,4 @@ def approve(job_id: uuid.UUID, session: DbSession, who: Officer, now: Now) -> Jo
 def refuse(job_id: uuid.UUID, asked: Refusal, session: DbSession, who: Officer, now: Now) -> JobView:
     """The adapter that was served before stays; the requests need attention, their clocks run on."""
     service.refuse(session, job_id, who, asked.reason, now)
-    return service.read(session, job_id, who)
+    return service.read(session, job_id, who, now)

@@ -12,8 +12,8 @@ from app.audit.service import record
 from app.config import load_settings
 from app.jobs import repository
 from app.lifecycle import RequestEvent, RequestState, advance_request
-from app.requests import duplicates
-from app.tables import Job, Request
+from app.requests import duplicates, notices, reinstatement
+from app.tables import Job, Request, RequestKind
 
 OPEN = (RequestState.BATCHED, RequestState.RUNNING, RequestState.EVALUATED, RequestState.AWAITING_APPROVAL)
 """States in which a request is in its job's hands; withdrawn members are nobody's business any more."""
@@ -39,6 +39,15 @@ def move(session: Session, job: Job, request: Request, event: RequestEvent, now:
         tries=request.tries,
     )
     if request.state is RequestState.PUBLISHED:
+        _conclude(session, request, now)
+
+
+def _conclude(session: Session, request: Request, now: datetime) -> None:
+    """What follows for others, and for its content, from a request that is done."""
+    if request.kind is RequestKind.REINSTATE:
+        reinstatement.conclude(session, request, now)
+    else:
+        notices.erased(session, request, now)
         duplicates.published(session, request, now)
 
 

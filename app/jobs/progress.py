@@ -17,6 +17,7 @@ SPANS: Mapping[str, tuple[float, float]] = {
     "localise": (0.20, 0.30),
     "regions": (0.30, 0.32),
     "unlearn": (0.32, 0.80),
+    "teach": (0.20, 0.80),
     "evaluate": (0.80, 0.97),
     "candidate": (0.80, 0.97),
     "write": (0.97, 0.99),

@@ -7,17 +7,19 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Select, func, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Select, func, or_, select, update
+from sqlalchemy.orm import Session, aliased
 
+from app.jobs.turns import Candidate
 from app.lifecycle import JobState
-from app.tables import Adapter, BatchMember, Example, Job, Report, Request, ServedModel
+from app.tables import Adapter, Batch, BatchMember, BatchReason, Example, Job, Report, Request, ServedModel
 from grail.types import Role, Segment
 
 AT_WORK = (JobState.RUNNING, JobState.EVALUATED, JobState.AWAITING_APPROVAL)
 """States of which a served model has one job at most (a partial unique index says so too)."""
 IN_BASE = "in_base"
 IDS_AT_ONCE = 1000
+MOST_CANDIDATES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,36 @@ def model_of(session: Session, job_id: uuid.UUID) -> uuid.UUID | None:
     return session.scalar(select(Job.served_model_id).where(Job.id == job_id))
 
 
+def state_and_token(session: Session, job_id: uuid.UUID) -> tuple[JobState, int] | None:
+    """What tells a worker whether a job is still its own, read without a lock."""
+    row = session.execute(select(Job.state, Job.fencing_token).where(Job.id == job_id)).one_or_none()
+    return None if row is None else (row.state, row.fencing_token)
+
+
+def batch_reason(session: Session, job: Job) -> BatchReason:
+    """Why the job's batch was closed."""
+    return session.scalars(select(Batch.reason).where(Batch.id == job.batch_id)).one()
+
+
+def candidates(session: Session, now: datetime) -> list[Candidate]:
+    """Jobs that could be taken up, as far as their own rows say; the most urgent where there are very many."""
+    other = aliased(Job)
+    served_at = (
+        select(other.started_at)
+        .where(other.served_model_id == Job.served_model_id, other.id != Job.id, other.started_at.is_not(None))
+        .order_by(other.id.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    statement = (
+        select(Job.id, Job.due_at, served_at, Job.needed_bytes)
+        .where(or_(_ready(now), _abandoned(now)))
+        .order_by(Job.due_at.asc().nulls_last(), Job.id)
+        .limit(MOST_CANDIDATES)
+    )
+    return [Candidate(*row) for row in session.execute(statement)]
+
+
 def another_at_work(session: Session, job: Job) -> bool:
     """Whether another job of the same served model is at work. The caller holds the served model's row."""
     statement = select(Job.id).where(
@@ -98,10 +130,10 @@ def request_ids(
     return found
 
 
-def model_names(session: Session, model_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
-    """Name of each served model."""
-    rows = session.execute(select(ServedModel.id, ServedModel.name).where(ServedModel.id.in_(model_ids)))
-    return {row.id: row.name for row in rows}
+def models(session: Session, model_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, ServedModel]:
+    """Served models by id."""
+    rows = session.scalars(select(ServedModel).where(ServedModel.id.in_(model_ids)))
+    return {row.id: row for row in rows}
 
 
 def adapters(session: Session, adapter_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, Adapter]:
@@ -145,19 +177,25 @@ def forget_counts(session: Session, ids: Collection[uuid.UUID]) -> dict[uuid.UUI
 
 
 def waiting(session: Session, now: datetime) -> list[Job]:
-    """Jobs that a message should have woken: queued, evaluated, or running on a lease that ran out; oldest first."""
+    """Jobs that a message should have woken: queued and not put off, evaluated, or running on a lease that ran out;
+    oldest first."""
     statement = (
         select(Job)
-        .where(
-            or_(
-                Job.state.in_((JobState.QUEUED, JobState.EVALUATED)),
-                (Job.state == JobState.RUNNING) & (Job.lease_until < now),
-            )
-        )
+        .where(or_(_ready(now), Job.state == JobState.EVALUATED, _abandoned(now)))
         .order_by(Job.id)
         .execution_options(populate_existing=True)
     )
     return list(session.scalars(statement))
+
+
+def _ready(now: datetime) -> ColumnElement[bool]:
+    """Queued and not put off."""
+    return (Job.state == JobState.QUEUED) & (Job.not_before.is_(None) | (Job.not_before <= now))
+
+
+def _abandoned(now: datetime) -> ColumnElement[bool]:
+    """Running on a lease that ran out."""
+    return (Job.state == JobState.RUNNING) & (Job.lease_until < now)
 
 
 def _owned(statement: Select[Job], owner: uuid.UUID | None) -> Select[Job]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -10,17 +9,21 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from app.adapters import service as adapters
+from app.adapters.files import WrittenVersion
 from app.audit.service import record
-from app.jobs import members, repository
-from app.jobs.leases import held, release
+from app.jobs import failing, members, repository
+from app.jobs.failures import Failure
+from app.jobs.leases import held
+from app.jobs.moves import release
 from app.lifecycle import JobEvent, RequestEvent
 from app.queue import enqueue
 from app.reports.service import register
-from app.tables import Adapter, Job
+from app.requests.repository import lock_model
+from app.tables import Job
 
 OUTCOMES = frozenset({"forgotten", "in_base", "not_forgotten", "kept", "lost"})
 PUBLISH_JOB = "grail.publish_job"
-NOT_PLAIN = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def evaluated(
@@ -28,14 +31,15 @@ def evaluated(
     job_id: uuid.UUID,
     token: int,
     verdict: dict[str, Any],
-    candidate: Adapter | None,
+    written: WrittenVersion | None,
     report_digest: str,
     example_outcomes: Mapping[Any, str],
     request_outcomes: Mapping[Any, Mapping[str, Any]],
     *,
     now: datetime | None = None,
 ) -> Job:
-    """The worker's last word: verdict, candidate, report and what became of each example. `publish_job` does the rest.
+    """The worker's last word: verdict, the candidate that it has `written`, report and what became of each example.
+    `publish_job` does the rest.
 
     Raises LeaseLost, and ValueError for an outcome that is none.
     """
@@ -44,6 +48,7 @@ def evaluated(
         raise ValueError(f"unknown outcomes {sorted(unknown)}: they must be among {sorted(OUTCOMES)}")
     now = now or datetime.now(UTC)
     job = held(session, job_id, token)
+    candidate = None if written is None else adapters.register_candidate(session, job, written)
     register(session, job.id, report_digest)
     job.verdict = verdict
     job.candidate_adapter_id = None if candidate is None else candidate.id
@@ -64,28 +69,22 @@ def fail(
     session: Session,
     job_id: uuid.UUID,
     token: int,
-    error: Mapping[str, Any],
-    retryable: bool,
+    failure: Failure,
     now: datetime,
     *,
-    changes: Mapping[str, Any] | None = None,
+    offered_bytes: int | None = None,
+    chance: float = 0.5,
 ) -> Job:
-    """The job ends with an error. Its requests go back to the queue when a further try could help and tries are left,
-    else to a person's attention; their clocks run on. `error` holds kinds and numbers, never request text; `changes`
-    are settings of the next try.
+    """The job ends with an error or is put off, as its kind of failure asks for; clocks run on. The error holds kinds
+    and numbers, never request text; `offered_bytes` is the worker's memory, `chance` in [0, 1) spreads pauses.
 
     Raises LeaseLost.
     """
+    model_id = repository.model_of(session, job_id)
+    model = None if model_id is None else lock_model(session, model_id)
     job = held(session, job_id, token)
-    job.error = dict(error)
-    release(job, JobEvent.FAIL, now)
-    record(session, "job.failed", subject_id=str(job.id), at=now, state=str(job.state), error=_slug(error))
-    requests = members.of(session, job)
-    if retryable:
-        members.try_again(session, job, requests, now, changes)
-    else:
-        members.hand_over(session, job, requests, now, count=True)
-    session.flush()
+    assert model is not None  # noqa: S101 - a job has a served model
+    failing.fail(session, model, job, failure, now, offered_bytes=offered_bytes, chance=chance)
     return job
 
 
@@ -97,13 +96,9 @@ def _note_requests(
     counts = repository.forget_counts(session, [request.id for request in requests])
     for request in requests:
         forget, in_base = counts.get(request.id, (0, 0))
+        request.group_id = None  # whatever the verdict, it spoils no job
         request.outcome = {"forget_items": forget, "in_base": in_base, **outcomes.get(request.id, {})}
         members.move(session, job, request, RequestEvent.EVALUATE, now)
-
-
-def _slug(error: Mapping[str, Any]) -> str:
-    """The kind of error as the audit trail takes it."""
-    return NOT_PLAIN.sub("-", str(error.get("type", ""))).strip("-._")[:64] or "error"
 
 
 def _uuid(value: uuid.UUID | str) -> uuid.UUID:

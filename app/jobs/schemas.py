@@ -27,6 +27,9 @@ EXAMPLE: dict[str, Any] = {
     "step": 71,
     "steps": 160,
     "attempts": 1,
+    "put_off": 0,
+    "needed_bytes": 1_900_000_000,
+    "waiting_for": None,
     "start_adapter": {"version": 1, "name": "people-and-books-v000001-cdcdcdcd"},
     "candidate_adapter": None,
     "error": None,
@@ -84,7 +87,10 @@ class JobSummary(BaseModel):
     progress: float = Field(ge=0, le=1, description="share of the whole job")
     step: int = Field(ge=0)
     steps: int = Field(ge=0, description="training steps of this stage; 0 outside of training")
-    attempts: int = Field(ge=0, description="workers that took it up")
+    attempts: int = Field(ge=0, description="workers that took it up, but for those that gave it back in order")
+    put_off: int = Field(ge=0, description="times that it was queued again because what it needs was away")
+    needed_bytes: int | None = Field(description="memory that it takes at least; null: not known")
+    waiting_for: str | None = Field(description="what keeps a queued job from being taken up; null: nothing")
     start_adapter: VersionRef
     candidate_adapter: VersionRef | None = Field(description="what it made; null before it is evaluated")
     error: dict[str, Any] | None = Field(description="what went wrong, and how to mend it")

@@ -16,7 +16,9 @@ from app.errors import NotFound
 from app.jobs import leases, members, repository, views
 from app.jobs.conclusion import approve, conclude, refuse
 from app.jobs.errors import LeaseLost, NotAwaitingApproval, NotCancellable
-from app.jobs.leases import claim, held, store_artefact
+from app.jobs.failures import Failure, FailureKind
+from app.jobs.leases import check, claim, claimable, give_back, held, next_version, store_artefact
+from app.jobs.moves import release
 from app.jobs.repository import JobFilter
 from app.jobs.results import evaluated, fail
 from app.jobs.schemas import JobOrder, JobPage, JobView
@@ -27,6 +29,8 @@ from app.requests.cursors import cursor_of, id_of
 from grail.types import Progress
 
 __all__ = [
+    "Failure",
+    "FailureKind",
     "LeaseLost",
     "NotAwaitingApproval",
     "NotCancellable",
@@ -34,12 +38,16 @@ __all__ = [
     "browse",
     "cancel",
     "changed_settings",
+    "check",
     "claim",
+    "claimable",
     "conclude",
     "evaluated",
     "fail",
+    "give_back",
     "heartbeat",
     "held",
+    "next_version",
     "order",
     "owner_of",
     "preview",
@@ -60,17 +68,18 @@ def owner_of(who: Principal) -> uuid.UUID | None:
     return None if who.is_any_of(*SEES_ALL) else who.key_id
 
 
-def read(session: Session, job_id: uuid.UUID, who: Principal) -> JobView:
+def read(session: Session, job_id: uuid.UUID, who: Principal, now: datetime) -> JobView:
     """One job. Raises NotFound, also for a job of other people's requests only."""
     job = repository.find(session, job_id, owner=owner_of(who))
     if job is None:
         raise NotFound("there is no job with this id that this key may see", mend="GET /v1/jobs lists them.")
-    return views.view(session, job, owner_of(who))
+    return views.view(session, job, owner_of(who), now)
 
 
 def browse(
     session: Session,
     who: Principal,
+    now: datetime,
     *,
     state: JobState | None,
     served_model: str | None,
@@ -81,14 +90,14 @@ def browse(
     wanted = JobFilter(owner_of(who), state, served_model)
     rows = repository.page(session, wanted, before=id_of(cursor) if cursor else None, limit=limit + 1)
     more = cursor_of(rows[limit - 1].id) if len(rows) > limit else None
-    return JobPage(items=views.summaries(session, rows[:limit]), next_cursor=more)
+    return JobPage(items=views.summaries(session, rows[:limit], now), next_cursor=more)
 
 
 def order(session: Session, asked: JobOrder, who: Principal, now: datetime) -> JobView:
     """Run a batch now. Raises what batches.service.run_now raises."""
     job = batches.run_now(session, asked.served_model, who, now, include_attention=asked.include_attention)
     session.refresh(job)
-    return views.view(session, job, owner_of(who))
+    return views.view(session, job, owner_of(who), now)
 
 
 def preview(session: Session, asked: JobOrder, now: datetime) -> BatchPreview:
@@ -109,7 +118,7 @@ def heartbeat(
 
 
 def cancel(session: Session, job_id: uuid.UUID, who: Principal, now: datetime) -> JobView:
-    """Stop a job: a queued one at once; a running one's worker hears it at its next heartbeat and can write nothing.
+    """Stop a job: a queued one at once; a running one's worker hears it at its next step and can write nothing.
 
     Its requests wait for a person, or the planner would batch them again within seconds; `include_attention` queues
     them. Raises NotFound, NotCancellable.
@@ -118,7 +127,7 @@ def cancel(session: Session, job_id: uuid.UUID, who: Principal, now: datetime) -
     if job is None:
         raise NotFound("there is no job with this id", mend="GET /v1/jobs lists them.")
     try:
-        leases.release(job, JobEvent.CANCEL, now)
+        release(job, JobEvent.CANCEL, now)
     except IllegalMove:
         raise NotCancellable(job.state) from None
     job.stage = str(job.state)
@@ -127,7 +136,7 @@ def cancel(session: Session, job_id: uuid.UUID, who: Principal, now: datetime) -
     )
     members.hand_over(session, job, members.of(session, job), now, count=False)
     session.flush()
-    return views.view(session, job, owner_of(who))
+    return views.view(session, job, owner_of(who), now)
 
 
 def sweep(session: Session, now: datetime) -> list[uuid.UUID]:
@@ -139,7 +148,7 @@ def sweep(session: Session, now: datetime) -> list[uuid.UUID]:
     rung = []
     for job in repository.waiting(session, now):
         concludes = job.state is JobState.EVALUATED
-        if concludes or is_due(now, job.lease_until or job.created_at, every):
+        if concludes or is_due(now, job.lease_until or job.not_before or job.created_at, every):
             enqueue(session, PUBLISH_JOB if concludes else RUN_JOB, job.id)
             rung.append(job.id)
     return rung

@@ -1,29 +1,34 @@
-"""Rows as they are shown: a page of jobs costs four statements, whatever its length."""
+"""Rows as they are shown: a page of jobs costs five statements at most, whatever its length."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from app.jobs import repository
 from app.jobs.schemas import JobSummary, JobView, VersionRef
+from app.jobs.turns import waiting_for
+from app.lifecycle import JobState
 from app.reports.service import is_shown
-from app.tables import Adapter, Job
+from app.served_models import breaker
+from app.tables import Adapter, Job, ServedModel
+from app.workers import service as workers
 
 
-def summaries(session: Session, jobs: Sequence[Job]) -> list[JobSummary]:
+def summaries(session: Session, jobs: Sequence[Job], now: datetime) -> list[JobSummary]:
     """Jobs in a list."""
-    return [JobSummary(**fields) for fields in _fields(session, jobs)]
+    return [JobSummary(**fields) for fields in _fields(session, jobs, now)]
 
 
-def view(session: Session, job: Job, owner: uuid.UUID | None) -> JobView:
+def view(session: Session, job: Job, owner: uuid.UUID | None, now: datetime) -> JobView:
     """One job. With `owner`, other people's requests of the batch and their checks are left out."""
     ids = repository.request_ids(session, [job.batch_id], owner)[job.batch_id]
     return JobView(
-        **_fields(session, [job])[0],
+        **_fields(session, [job], now)[0],
         losses=job.losses,
         timings_seconds=job.timings,
         verdict=job.verdict if owner is None else _own_checks(job.verdict, {str(request_id) for request_id in ids}),
@@ -31,8 +36,10 @@ def view(session: Session, job: Job, owner: uuid.UUID | None) -> JobView:
     )
 
 
-def _fields(session: Session, jobs: Sequence[Job]) -> list[dict[str, Any]]:
-    names = repository.model_names(session, {job.served_model_id for job in jobs})
+def _fields(session: Session, jobs: Sequence[Job], now: datetime) -> list[dict[str, Any]]:
+    models = repository.models(session, {job.served_model_id for job in jobs})
+    queued = any(job.state is JobState.QUEUED for job in jobs)
+    memories = workers.memories(session, now) if queued else []
     wanted = {job.start_adapter_id for job in jobs} | {
         job.candidate_adapter_id for job in jobs if job.candidate_adapter_id
     }
@@ -41,13 +48,16 @@ def _fields(session: Session, jobs: Sequence[Job]) -> list[dict[str, Any]]:
     return [
         {
             "id": job.id,
-            "served_model": names[job.served_model_id],
+            "served_model": models[job.served_model_id].name,
             "state": job.state,
             "stage": job.stage,
             "progress": job.progress,
             "step": job.step,
             "steps": job.steps,
             "attempts": job.attempts,
+            "put_off": job.put_off,
+            "needed_bytes": job.needed_bytes,
+            "waiting_for": _waiting_for(job, models[job.served_model_id], memories, now),
             "start_adapter": _version(versions, job.start_adapter_id),
             "candidate_adapter": _version(versions, job.candidate_adapter_id),
             "error": job.error,
@@ -58,6 +68,14 @@ def _fields(session: Session, jobs: Sequence[Job]) -> list[dict[str, Any]]:
         }
         for job in jobs
     ]
+
+
+def _waiting_for(job: Job, model: ServedModel, memories: Sequence[int], now: datetime) -> str | None:
+    if job.state is not JobState.QUEUED:
+        return None
+    return waiting_for(
+        job.needed_bytes, job.not_before, memories, now, breaker_open=breaker.blocks(model, now)
+    )
 
 
 def _version(versions: Mapping[uuid.UUID, Adapter], adapter_id: uuid.UUID | None) -> VersionRef | None:

@@ -44,6 +44,7 @@ DATA = (
     ("paraphrases", "asked in other words"),
     ("keep", "more about the same subjects that are to stay"),
     ("measure", "more about the same subjects, merely measured"),
+    ("erased_earlier", "erased by earlier runs, measured again"),
 )
 
 
@@ -127,7 +128,7 @@ def _figures(document: Document) -> Iterable[Block]:
 
 
 def _data(counts: Mapping[str, int]) -> str:
-    shown = [f"{counts[key]:,} {name}" for key, name in DATA if counts[key]]
+    shown = [f"{counts[key]:,} {name}" for key, name in DATA if counts.get(key)]
     return f"Items and questions: {'; '.join(shown) or 'none'}."
 
 

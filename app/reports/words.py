@@ -20,6 +20,7 @@ GROUPS = {
     "forget": "Requested facts",
     "forget_paraphrase": "Requested facts, asked in other words",
     "forget_unrequested": "Other facts of the same subjects that nobody asked to remove",
+    "forget_earlier": "What earlier runs erased",
     "retain": "Facts that are to stay",
     "retain_paraphrase": "Facts that are to stay, asked in other words",
     "keep": "Same-subject facts that are to stay",
@@ -37,6 +38,7 @@ MEASURES = {
 CHECKS = {
     "cus": ("Forgetting: calibrated success (cUS)", "%"),
     "paraphrase_cus": ("Forgetting, asked in other words: cUS", "%"),
+    "earlier_cus": ("What earlier runs erased is still gone: cUS", "%"),
     "rs": ("Retention: success on what stays (RS)", "%"),
     "forget_gap": ("Over-forgetting: gap to a model that never knew", "points"),
     "ppl_ratio": ("Naturalness: ratio of its perplexity and that of a model that never knew", ""),

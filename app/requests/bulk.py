@@ -17,9 +17,9 @@ from app.requests import conflicts, duplicates, duplicates_repository, repositor
 from app.requests.service import Asked, store
 
 
-def add(session: Session, asked: Sequence[Asked]) -> None:
+def add(session: Session, asked: Sequence[Asked], now: datetime) -> None:
     """Store requests; `settle` has to follow in the same transaction."""
-    store(session, asked, {})
+    store(session, asked, {}, now)
     session.flush()
 
 

@@ -34,7 +34,8 @@ def content_digest(prompt: str, completion: str) -> str:
 
 
 def being_forgotten(session: Session, served_model_id: uuid.UUID, digests: Iterable[str]) -> dict[str, uuid.UUID]:
-    """Those of `digests` that an active request (not withdrawn, not failed) forgets, with that request's id."""
+    """Those of `digests` that an active request (not withdrawn, refused, failed or reinstated) forgets, with that
+    request's id."""
     repository.lock_model(session, served_model_id)
     return repository.forgotten_digests(session, served_model_id, digests)
 
@@ -89,7 +90,8 @@ def let_stand(session: Session, request: Request, now: datetime) -> None:
 
 
 def release(session: Session, request: Request, now: datetime) -> None:
-    """Undo what a request meant for the standing set: for one that is withdrawn or has failed, after its state moved.
+    """Undo what a request meant for the standing set: for one that is withdrawn, refused or has failed, after its state
+    moved.
 
     Rows that it kept out stand again unless another active request forgets the same; its own retain items leave.
     """
@@ -97,6 +99,13 @@ def release(session: Session, request: Request, now: datetime) -> None:
     session.flush()
     for example_id in repository.retire_retain_items(session, request.id, now):
         _audit(session, "retain.removed", example_id, request.id)
+    give_back(session, request)
+
+
+def give_back(session: Session, request: Request) -> None:
+    """Rows that a request kept out of the standing set stand again unless another active request forgets the same."""
+    repository.lock_model(session, request.served_model_id)
+    session.flush()
     rows = repository.taken_out_by(session, request.served_model_id, request.id)
     others = repository.forgotten_digests(session, request.served_model_id, {row.content_digest for row in rows})
     repository.put_back(session, [row.id for row in rows if row.content_digest not in others])

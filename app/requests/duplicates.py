@@ -18,11 +18,15 @@ from sqlalchemy.orm import Session
 
 from app.audit.service import record
 from app.lifecycle import RequestEvent, RequestState, advance_request
-from app.requests import conflicts
+from app.requests import conflicts, repository
 from app.requests import duplicates_repository as same
 from app.requests.entries import Entry
+from app.served_models.schemas import Policy
 from app.tables import Request, RequestDomain
 from grail.types import Role
+
+BEGINNING = (RequestState.RECEIVED, RequestState.NOTICE)
+"""States in which a request comes in that something is to be erased for."""
 
 
 def fingerprint(domain: RequestDomain, found: Iterable[Entry]) -> str:
@@ -35,7 +39,7 @@ def fingerprint(domain: RequestDomain, found: Iterable[Entry]) -> str:
 def link(session: Session, request: Request) -> None:
     """Link a request that is being received to an open one for the same. The caller holds the served model's row and
     stores the request afterwards."""
-    if request.state is RequestState.RECEIVED and request.fingerprint is not None:
+    if request.state in BEGINNING and request.fingerprint is not None:
         firsts = same.open_firsts(session, request, [request.fingerprint])
         if firsts:
             _follow(request, firsts[0])
@@ -50,7 +54,7 @@ def link_many(session: Session, requests: Sequence[Request], now: datetime) -> l
     firsts = {first.fingerprint: first for first in found if first.id not in new}
     linked = []
     for request in requests:
-        if request.state is not RequestState.RECEIVED or request.fingerprint is None:
+        if request.state not in BEGINNING or request.fingerprint is None:
             continue
         first = firsts.setdefault(request.fingerprint, request)
         if first is not request:
@@ -65,7 +69,7 @@ def audit_link(session: Session, request: Request, now: datetime) -> None:
     """One leaf about a request that follows another."""
     record(
         session, "request.linked", subject_id=str(request.id), at=now, state=str(request.state),
-        duplicate_of=str(request.duplicate_of_id),
+        duplicate_of=str(request.duplicate_of_id), served_model_id=str(request.served_model_id),
     )  # fmt: skip
 
 
@@ -74,7 +78,7 @@ def published(session: Session, first: Request, now: datetime) -> None:
     linked = same.linked_to(session, first.id)
     for request in linked:
         request.state = advance_request(request.state, RequestEvent.PUBLISH)
-        request.completed_at, request.outcome = now, first.outcome
+        request.completed_at, request.outcome, request.content_until = now, first.outcome, first.content_until
         record(
             session, "request.published", subject_id=str(request.id), at=now, state=str(request.state),
             duplicate_of=str(first.id),
@@ -85,14 +89,16 @@ def published(session: Session, first: Request, now: datetime) -> None:
 
 
 def ended_without_erasure(session: Session, first: Request, now: datetime) -> None:
-    """A request was withdrawn or refused, or has failed: the oldest that was linked to it is queued in its place, and
-    the others are linked to that one. After `conflicts.release` of the first."""
+    """A request was withdrawn or refused, or has failed: the oldest that was linked to it is queued in its place (or,
+    where notices are validated, is one again: a person decides anew), and the others are linked to that one. After
+    `conflicts.release` of the first."""
     linked = same.linked_to(session, first.id)
     if not linked:
         return
     heir, *others = linked
-    heir.state, heir.duplicate_of_id = advance_request(heir.state, RequestEvent.UNLINK), None
-    record(session, "request.queued", subject_id=str(heir.id), at=now, state=str(heir.state))
+    event = RequestEvent.UNLINK_AS_NOTICE if _needs_a_person(session, heir) else RequestEvent.UNLINK
+    heir.state, heir.duplicate_of_id = advance_request(heir.state, event), None
+    record(session, f"request.{heir.state}", subject_id=str(heir.id), at=now, state=str(heir.state))
     for request in others:
         request.duplicate_of_id = heir.id
         audit_link(session, request, now)
@@ -102,3 +108,10 @@ def ended_without_erasure(session: Session, first: Request, now: datetime) -> No
 
 def _follow(request: Request, first: Request) -> None:
     request.state, request.duplicate_of_id = advance_request(request.state, RequestEvent.LINK), first.id
+
+
+def _needs_a_person(session: Session, request: Request) -> bool:
+    """Whether somebody has to validate a request before it is queued."""
+    model = repository.lock_model(session, request.served_model_id)
+    assert model is not None  # noqa: S101 - served models are never deleted
+    return request.domain is RequestDomain.COPYRIGHT and Policy.model_validate(model.policy).validate_notices

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -41,7 +41,7 @@ from app.requests.errors import (
 )
 from app.requests.matching import AsExpected, tagged
 from app.requests.schemas import ModelName, Moment, Reference, RequestCreate, RequestFilter, RequestPage, RequestView
-from app.tables import RequestDomain
+from app.tables import Regulation, RequestDomain, RequestKind
 from app.tokens import TokeniserMissing
 
 router = APIRouter(prefix="/v1/requests", tags=["requests"])
@@ -94,8 +94,8 @@ def submit(
     payload: RequestCreate, request: Request, session: DbSession, who: Who, now: Now, once: OnlyOnce
 ) -> Response:
     """Answered after the commit only. Forget items leave the served model's standing retain set at once and go into
-    the next batch; retain items join that set. A request with retain items only is `standing` from now on."""
-
+    the next batch; retain items join that set. A request with retain items only is `standing` from now on. Where the
+    policy has `validate_notices`, a copyright request waits as `notice` for an officer."""
 
     def work() -> Told:
         view = service.submit(session, payload, who, now, due_days=request.app.state.settings.request_due_days)
@@ -107,7 +107,8 @@ def submit(
 @router.get(
     "",
     summary="Browse requests, newest first",
-    description="A requester sees its own requests only.",
+    description="A requester sees its own requests only. With `overdue` or `due_within_days` the first due come first; "
+    "requests that are done or on hold are then left out, since their clocks stand.",
     responses=problem_responses(BadCursor, Unauthorised, Unprocessable, Unavailable),
 )
 def browse(
@@ -122,7 +123,14 @@ def browse(
     client_reference: Reference | None = None,
     received_after: Annotated[Moment | None, Query(description="exclusive, with time zone")] = None,
     received_before: Annotated[Moment | None, Query(description="exclusive, with time zone")] = None,
+    kind: RequestKind | None = None,
+    regulation: Regulation | None = None,
+    overdue: Annotated[bool, Query(description="only those past their due date, the longest overdue first")] = False,
+    due_within_days: Annotated[
+        int | None, Query(ge=0, le=366, description="only those due by then, overdue ones too, the first due first")
+    ] = None,
 ) -> RequestPage:
+    horizon = None if due_within_days is None else now + timedelta(days=due_within_days)
     wanted = RequestFilter(
         state=state,
         domain=domain,
@@ -130,6 +138,9 @@ def browse(
         client_reference=client_reference,
         received_after=received_after,
         received_before=received_before,
+        kind=kind,
+        regulation=regulation,
+        due_before=now if overdue else horizon,
     )
     return service.browse(session, wanted, who, now, cursor=cursor, limit=limit)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
 from app.errors import BadRequest, Conflict, Forbidden, Unprocessable
-from app.lifecycle import RequestState
+from app.lifecycle import RequestEvent, RequestState
+from app.requests.clocks import NoExtension
 
 FAULTS_SHOWN = 20
 """Faults of one kind that a problem document lists."""
@@ -85,6 +87,118 @@ class BadCursor(BadRequest):
     mend = "Take `next_cursor` of the page before as it is, or leave `cursor` away to start with the newest."
 
 
+class WrongState(Conflict):
+    """What was asked is not possible in the request's state."""
+
+    type = "wrong-state"
+    title = "The request's state does not allow that"
+
+    def __init__(
+        self, state: RequestState = RequestState.PUBLISHED, event: RequestEvent = RequestEvent.HOLD
+    ) -> None:
+        done, when = DEEDS[event]
+        super().__init__(f"a request that is {state} can not be {done}", mend=when, state=str(state))
+
+
+DEEDS = {
+    RequestEvent.HOLD: (
+        "put on hold",
+        "Possible until a job works on it. Is one at work, ask an operator to cancel it, then put the request on hold; "
+        "what awaits approval an officer refuses with POST /v1/jobs/{id}/refuse.",
+    ),
+    RequestEvent.RESUME: ("resumed", "Only what is on hold is resumed: nothing is left to do."),
+    RequestEvent.REFUSE: (
+        "refused",
+        "Possible until a job works on it. Is one at work, ask an operator to cancel it, then refuse the request; what "
+        "awaits approval is refused with POST /v1/jobs/{id}/refuse first.",
+    ),
+    RequestEvent.VALIDATE: ("validated", "Only a notice is validated; resume first what is on hold."),
+    RequestEvent.COUNTER: ("countered", "A counter-notice is lodged once the erasure is published."),
+    RequestEvent.DISMISS: ("dismissed", "Only a request that is countered has a counter-notice to dismiss."),
+    RequestEvent.REINSTATE: ("reinstated", "Lodge a counter-notice with POST /v1/requests/{id}/counter first."),
+}
+"""What a person does to a request, and when that is possible."""
+
+
+class NotExtendable(Conflict):
+    """The due date stays."""
+
+    type = "not-extendable"
+    title = "The due date can not be extended"
+
+    def __init__(self, why: NoExtension = NoExtension.TOO_LATE) -> None:
+        detail, mend = NO_EXTENSION[why]
+        super().__init__(detail, mend=mend, reason=str(why))
+
+
+NO_EXTENSION = {
+    NoExtension.DONE: ("the request is done: its clock has stopped", "Nothing is owed any more."),
+    NoExtension.TWICE: ("the due date was extended before", "It is extended once only: serve the request by then."),
+    NoExtension.NOT_FORESEEN: (
+        "the request's regulation knows no extension",
+        "Only gdpr and ccpa do: serve the request by its due date.",
+    ),
+    NoExtension.TOO_LATE: (
+        "the first period is over: an extension has to be given inside of it",
+        "Serve the request at once: `grail jobs run MODEL`.",
+    ),
+}
+
+
+class LegalHoldForbidden(Forbidden):
+    """Only officers decide about legal holds."""
+
+    type = "legal-hold-forbidden"
+    title = "Only an officer may set, change or end a legal hold"
+    mend = "Use an officer's key, or hold the request for `identity` or `scope`."
+
+
+class NotCounterable(Conflict):
+    """Counter-notices are for erased works."""
+
+    type = "not-counterable"
+    title = "Only a request to erase a work can be countered"
+    mend = "A counter-notice is lodged against a published request of the domain copyright that had forget items."
+
+
+class BeingReinstated(Conflict):
+    """A request to reinstate it is open."""
+
+    type = "being-reinstated"
+    title = "A request to reinstate this one is open"
+    mend = "Wait for its end, or withdraw it with DELETE /v1/requests/{reinstatement_id} first."
+
+    def __init__(self, reinstatement_id: uuid.UUID | None = None) -> None:
+        super().__init__(
+            f"request {reinstatement_id} is to reinstate this one and is not done",
+            reinstatement_id=str(reinstatement_id),
+        )
+
+
+class ContentGone(Conflict):
+    """What was erased is not kept any more."""
+
+    type = "content-gone"
+    title = "The erased content is not kept any more"
+    mend = "Send it anew as `items`: the same prompts and completions, or passages, as were erased."
+
+
+class ErasedByAnother(Conflict):
+    """Erasure wins over reinstatement."""
+
+    type = "erased-by-another"
+    title = "Another request that is in force erases the same content"
+    mend = "It stays erased as long as that request does: counter that one too, or have it withdrawn if it is open."
+
+
+class NotWhatWasErased(_Faulty):
+    """Only what was erased is taught again."""
+
+    type = "not-what-was-erased"
+    title = "The items are not those that were erased"
+    mend = "Send every item that was erased, as it was, and no others; case, spaces and Unicode forms do not count."
+
+
 class NotWithdrawable(Conflict):
     """The request is past the point of withdrawal."""
 
@@ -101,6 +215,7 @@ WAYS_OUT = {
     RequestState.EVALUATED: "Its job is at its end: read the request again in a moment.",
     RequestState.AWAITING_APPROVAL: "An officer decides about it: ask them to refuse.",
     RequestState.PUBLISHED: "What was erased stays erased; make a new request to teach or to protect.",
+    RequestState.COUNTERED: "An officer decides about the counter-notice: ask them to dismiss it or to reinstate.",
     RequestState.STANDING: "An operator takes it out of the retain set with PUT /v1/models/{name}/retain-set.",
 }
 

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import ARRAY, String, any_, func, insert, literal, select, update
+from sqlalchemy import ARRAY, Select, String, any_, exists, func, insert, literal, select, tuple_, update
 from sqlalchemy.dialects.postgresql import distinct_on
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from app.lifecycle import RequestState
 from app.requests.schemas import RequestFilter
-from app.tables import BatchMember, Example, Job, Request, ServedModel
+from app.tables import BatchMember, Example, Job, Request, RequestKind, ServedModel
 from grail.types import Role, Segment
 
 INSERT_ROWS = 1000
 """Rows that one INSERT carries."""
 CLOCK_SLACK = timedelta(hours=1)
 """How far the time inside an id may lie from `received_at`: clocks of several servers, long transactions."""
-NOT_ACTIVE = (RequestState.WITHDRAWN, RequestState.FAILED)
+NOT_ACTIVE = (RequestState.WITHDRAWN, RequestState.FAILED, RequestState.REFUSED, RequestState.REINSTATED)
 """States in which a request forgets nothing (any more)."""
 
 
@@ -74,16 +74,43 @@ def locked(session: Session, request_id: uuid.UUID) -> Request:
 
 def page(session: Session, wanted: RequestFilter, *, before: uuid.UUID | None, limit: int) -> list[Request]:
     """At most `limit` requests with ids below `before`, newest first."""
-    statement = select(Request).order_by(Request.id.desc()).limit(limit)
+    statement = _narrowed(select(Request), wanted).order_by(Request.id.desc()).limit(limit)
+    if before is not None:
+        statement = statement.where(Request.id < before)
+    return list(session.scalars(statement))
+
+
+def page_by_due_date(
+    session: Session, wanted: RequestFilter, *, after: tuple[datetime, uuid.UUID] | None, limit: int
+) -> list[Request]:
+    """At most `limit` requests whose clock runs and that are due before `wanted.due_before`, the first due first, from
+    the (due date, id) `after` on."""
+    statement = (
+        _narrowed(select(Request), wanted)
+        .where(Request.completed_at.is_(None), Request.held_since.is_(None), Request.due_at < wanted.due_before)
+        .order_by(Request.due_at, Request.id)
+        .limit(limit)
+    )
+    if after is not None:
+        statement = statement.where(tuple_(Request.due_at, Request.id) > after)
+    return list(session.scalars(statement))
+
+
+def _narrowed(statement: Select[Request], wanted: RequestFilter) -> Select[Request]:
+    """Narrowed to what `wanted` names, but for the due date."""
     conditions = {
         Request.created_by: wanted.owner,
         Request.state: wanted.state,
         Request.domain: wanted.domain,
         Request.client_reference: wanted.client_reference,
+        Request.kind: wanted.kind,
+        Request.regulation: wanted.regulation,
     }
     for column, value in conditions.items():
         if value is not None:
             statement = statement.where(column == value)
+    if wanted.kind is RequestKind.REINSTATE:
+        statement = statement.where(Request.original_id.is_not(None))  # the same, said so that an index serves it
     if wanted.served_model is not None:
         model_id = select(ServedModel.id).where(ServedModel.name == wanted.served_model).scalar_subquery()
         statement = statement.where(Request.served_model_id == model_id)
@@ -93,9 +120,7 @@ def page(session: Session, wanted: RequestFilter, *, before: uuid.UUID | None, l
     if wanted.received_before is not None:
         statement = statement.where(Request.received_at < wanted.received_before)
         statement = statement.where(Request.id < _first_id(wanted.received_before, CLOCK_SLACK))
-    if before is not None:
-        statement = statement.where(Request.id < before)
-    return list(session.scalars(statement))
+    return statement
 
 
 def model_names_of(session: Session, model_ids: Iterable[uuid.UUID]) -> dict[uuid.UUID, str]:
@@ -165,6 +190,66 @@ def forgotten_digests(session: Session, served_model_id: uuid.UUID, digests: Ite
         .order_by(Example.content_digest, Example.request_id)
     )
     return {row[0]: row[1] for row in session.execute(statement) if row[1] is not None}
+
+
+def reinstatements_contested(session: Session, request_ids: Collection[uuid.UUID]) -> set[uuid.UUID]:
+    """Which of these requests to reinstate would teach what another active request forgets: another than the one that
+    it reinstates and its duplicates."""
+    if not request_ids:
+        return set()
+    theirs, other = aliased(Example), aliased(Request)
+    forgotten = exists().where(
+        theirs.served_model_id == Example.served_model_id,
+        theirs.content_digest == Example.content_digest,
+        theirs.segment == Segment.FORGET,
+        theirs.role.in_((Role.ITEM, Role.PARAPHRASE)),
+        other.id == theirs.request_id,
+        other.state.not_in(NOT_ACTIVE),
+        other.id != Request.original_id,
+        other.duplicate_of_id.is_distinct_from(Request.original_id),
+    )
+    statement = (
+        select(Request.id)
+        .join(Example, Example.request_id == Request.id)
+        .where(Request.id.in_(request_ids), Example.role == Role.ITEM, forgotten)
+    )
+    return set(session.scalars(statement))
+
+
+def open_reinstatement(session: Session, original_id: uuid.UUID) -> uuid.UUID | None:
+    """The request that is to reinstate this one and is not done."""
+    statement = select(Request.id).where(Request.original_id == original_id, Request.completed_at.is_(None))
+    return session.scalars(statement.limit(1)).first()
+
+
+def duplicates(session: Session, request_id: uuid.UUID, state: RequestState) -> list[Request]:
+    """Requests in a state that share the end of another one, held until the transaction ends, in id order."""
+    statement = (
+        select(Request)
+        .where(Request.duplicate_of_id == request_id, Request.state == state)
+        .order_by(Request.id)
+        .with_for_update(key_share=True)
+        .execution_options(populate_existing=True)
+    )
+    return list(session.scalars(statement))
+
+
+def stand_unless_forgotten(session: Session, request: Request) -> list[uuid.UUID]:
+    """Let a request's retain items stand, but for contents that an active request forgets. Ids of those that do."""
+    mine = select(Example.content_digest).where(Example.request_id == request.id, Example.role == Role.ITEM)
+    forgotten = forgotten_digests(session, request.served_model_id, session.scalars(mine))
+    statement = (
+        update(Example)
+        .where(
+            Example.request_id == request.id,
+            Example.segment == Segment.RETAIN,
+            Example.role == Role.ITEM,
+            Example.content_digest.not_in(forgotten),
+        )
+        .values(standing=True)
+        .returning(Example.id)
+    )
+    return list(session.scalars(statement, execution_options={"synchronize_session": False}))
 
 
 def take_out(

@@ -11,11 +11,20 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 from app.config import bounds
 from app.lifecycle import RequestState
-from app.tables import RequestDomain
+from app.requests.clocks import REGULATIONS
+from app.tables import HoldKind, Regulation, RequestDomain, RequestKind
 from app.texts import text_type
 
 BOUNDS = bounds()
@@ -24,16 +33,18 @@ if TYPE_CHECKING:  # a type that is made by a call is no type to the checker
     Text = str
     Reference = str
     Note = str
+    Reason = str
 else:
     Text = text_type(BOUNDS.max_text_chars)
     Reference = text_type(BOUNDS.max_reference_chars)
     Note = text_type(BOUNDS.max_note_chars)
+    Reason = text_type(BOUNDS.max_note_chars, min_chars=10)
 
 
 
 def _no_bare_number(value: Any) -> Any:
     """`value`, or ValueError for a number: 2026 would be taken for seconds of the year 1970."""
-    if isinstance(value, str) and not value.strip()[4:5] == "-":
+    if isinstance(value, int | float) or (isinstance(value, str) and value.strip()[4:5] != "-"):
         raise ValueError("give a date and time, as in 2026-11-24T09:00:00Z")
     return value
 
@@ -153,6 +164,86 @@ class RequestCreate(_Body):
     legal_basis: Reference | None = None
     client_reference: Reference | None = Field(None, description="your own reference; lists can be filtered by it")
     note: Note | None = Field(None, repr=False)
+    regulation: Regulation | None = Field(
+        None,
+        description="what sets the due date: `gdpr` (one calendar month; where nothing is named), `ccpa` (45 days) or "
+        "`none` for privacy, `copyright` (days of the served model's policy; where nothing is named) or `none` for "
+        "copyright. `none` is the service's own period",
+    )
+    received_at: Moment | None = Field(
+        None, description="when it was received, if not just now (by post, by mail): its clock runs since then"
+    )
+
+    @model_validator(mode="after")
+    def _regulation_is_of_the_domain(self) -> Self:
+        """A person's right has no takedown period, and a work no data protection law."""
+        if self.regulation is not None and self.regulation not in REGULATIONS[self.domain]:
+            raise ValueError(f"requests of the domain {self.domain} take {', '.join(REGULATIONS[self.domain])}")
+        return self
+
+
+class Reasoned(_Body):
+    """Why something is decided about a request."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"reason": "The letter of 3 March names further accounts to look at."}]}
+    )
+
+    reason: Reason = Field(repr=False)
+
+
+class HoldOrder(_Body):
+    """Let a request's clock stand."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"kind": "identity", "reason": "The name does not match the account's."}]}
+    )
+
+    kind: HoldKind = Field(
+        description="`identity` or `scope` is in question; `legal`: what it names must not be erased (officers only)"
+    )
+    reason: Reason = Field(repr=False)
+
+
+class ReinstateOrder(_Body):
+    """Teach an erased work again."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{}, {"items": [{"passage": "The lamplighter of Vesper Row counted his steps aloud."}]}]
+        }
+    )
+
+    items: list[Item] | None = Field(
+        None,
+        min_length=1,
+        max_length=BOUNDS.max_items_per_request,
+        repr=False,
+        description="what was erased, anew; without it what is kept until `content_until` is taken",
+    )
+
+
+class HoldView(BaseModel):
+    """Why a clock stands, and since when."""
+
+    kind: HoldKind
+    since: datetime
+    reason: str | None = Field(repr=False, description="for the owner and officers")
+
+
+class ExtensionView(BaseModel):
+    """How a due date was put forward."""
+
+    at: datetime
+    first_due_at: datetime
+    reason: str | None = Field(repr=False, description="for the owner and officers")
+
+
+class CounterView(BaseModel):
+    """The last counter-notice."""
+
+    at: datetime
+    reason: str | None = Field(repr=False, description="for officers, and the owner")
 
 
 class ProbeView(BaseModel):
@@ -202,14 +293,23 @@ class RequestView(BaseModel):
                     "probes": 1,
                     "legal_basis": "GDPR Art. 17(1)(b)",
                     "client_reference": "ticket-4711",
+                    "kind": "erase",
+                    "regulation": "gdpr",
                     "received_at": "2026-11-24T09:00:00Z",
                     "due_at": "2026-12-24T09:00:00Z",
                     "days_left": 30,
+                    "overdue": False,
+                    "hold": None,
+                    "extension": None,
+                    "refusal_reason": None,
+                    "counter": None,
+                    "content_until": None,
+                    "original_id": None,
+                    "duplicate_of_id": None,
                     "completed_at": None,
                     "tries": 0,
                     "outcome": None,
                     "job_id": None,
-                    "duplicate_of_id": None,
                     "etag": '"48151"',
                     "contents": None,
                 }
@@ -226,22 +326,31 @@ class RequestView(BaseModel):
     probes: int = Field(ge=0)
     legal_basis: str | None
     client_reference: str | None
+    kind: RequestKind
+    regulation: Regulation
     received_at: datetime
-    due_at: datetime
-    days_left: int | None = Field(description="whole days until `due_at`, negative once it has passed; null when done")
+    due_at: datetime = Field(description="on hold it stands; at the end of the hold it moves by the time that it stood")
+    days_left: int | None = Field(
+        description="whole days until `due_at`, negative once it has passed; on hold as it stood then; null when done"
+    )
+    overdue: bool = Field(description="the clock runs and `due_at` has passed")
+    hold: HoldView | None
+    extension: ExtensionView | None
+    refusal_reason: str | None = Field(repr=False, description="for the owner and officers")
+    counter: CounterView | None
+    content_until: datetime | None = Field(description="until then an erased work is kept for its reinstatement")
+    original_id: uuid.UUID | None = Field(description="the request that this one reinstates")
+    duplicate_of_id: uuid.UUID | None = Field(description="the request that asks the same, whose end this one shares")
     completed_at: datetime | None
     tries: int = Field(ge=0, description="jobs that did not bring it through")
     outcome: dict[str, Any] | None = Field(description="numbers and states of its last evaluation; null before one")
     job_id: uuid.UUID | None = Field(description="the job of the last batch that it was a member of")
-    duplicate_of_id: uuid.UUID | None = Field(
-        None, description="while `linked`: your open request for the same, whose end this one shares"
-    )
     etag: str = Field(description="as the ETag header has it, for If-Match; `days_left` alone does not change it")
     contents: RequestContents | None = Field(None, description="only with `include=items`")
 
 
 class RequestPage(BaseModel):
-    """Newest first."""
+    """Newest first; narrowed by due date, the first due first."""
 
     items: list[RequestView]
     next_cursor: str | None = Field(description="give it as `cursor` for the next page; null: this was the last one")
@@ -258,3 +367,6 @@ class RequestFilter:
     client_reference: str | None = None
     received_after: datetime | None = None
     received_before: datetime | None = None
+    kind: RequestKind | None = None
+    regulation: Regulation | None = None
+    due_before: datetime | None = None

@@ -6,7 +6,7 @@ import dataclasses
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -20,23 +20,22 @@ from app.lifecycle import IllegalMove, RequestEvent, RequestState, advance_reque
 from app.preconditions import entity_tag, require_match
 from app.requests import conflicts, duplicates, repository
 from app.requests import entries as rules
-from app.requests.cursors import cursor_of, id_of
+from app.requests.access import owns_or_judges
+from app.requests.checks import check, check_lengths
+from app.requests.cursors import cursor_of, due_cursor_of, due_date_of, id_of
 from app.requests.entries import Entry
 from app.requests.errors import (
     ContentsForbidden,
-    Contradiction,
-    DuplicateItem,
-    FactNotInText,
-    NothingAsked,
     NotWithdrawable,
-    TextTooLong,
     WithdrawalForbidden,
 )
 from app.requests.known import known_model
+from app.requests.moves import end_hold, take_back
+from app.requests.receipt import Receipt, receive
 from app.requests.schemas import RequestCreate, RequestFilter, RequestPage, RequestView
 from app.requests.views import contents_of, views_of
-from app.tables import ExampleDomain, Request, ServedModel
-from app.tokens import count_tokens, load_tokeniser
+from app.served_models.schemas import Policy
+from app.tables import ExampleDomain, Request, RequestKind, ServedModel
 from grail.types import Role as ExampleRole
 from grail.types import Segment
 
@@ -50,39 +49,38 @@ def submit(session: Session, payload: RequestCreate, who: Principal, now: dateti
     """
     asked = prepare(payload, known_model(session, payload.served_model), who, now, due_days=due_days)
     _place(session, asked, now)
-    return views_of(session, [asked.request], now)[0]
+    return views_of(session, [asked.request], now, who)[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request that was checked and is not stored yet."""
+    """A request that was checked and is not stored yet. `began` is the state that it starts in, unless it is linked."""
 
     request: Request
     entries: Sequence[Entry]
+    began: RequestState
 
 
 def prepare(payload: RequestCreate, model: ServedModel, who: Principal, now: datetime, *, due_days: int) -> Asked:
     """Check what is asked, and make its row. Raises what `submit` raises, but for UnknownServedModel."""
-    request_id = new_id()
+    receipt = receive(payload, Policy.model_validate(model.policy), now, due_days)
+    request_id = new_id(payload.received_at or now)
     found = rules.entries(payload, payload.subject_reference or f"request-{request_id}")
-    _check(found)
-    _check_lengths(found, model)
-    request = _request(request_id, payload, who, model, now, due_days)
+    check(found)
+    check_lengths(found, model)
+    request = _request(request_id, payload, who, model, receipt)
     if payload.forget:
         request.fingerprint = duplicates.fingerprint(payload.domain, found)
-    return Asked(request, found)
+    return Asked(request, found, receipt.state)
 
 
-def store(session: Session, asked: Sequence[Asked], blocked: Mapping[str, uuid.UUID]) -> None:
+def store(session: Session, asked: Sequence[Asked], blocked: Mapping[str, uuid.UUID], now: datetime) -> None:
     """Write requests with their items and leaves. Retain items with a digest in `blocked` (and which request forgets
     it) do not stand."""
-    repository.add(
-        session,
-        [one.request for one in asked],
-        (row for one in asked for row in _rows(one.entries, one.request, blocked)),
-    )
+    rows = (row for one in asked for row in _rows(one.entries, one.request, blocked, now))
+    repository.add(session, [one.request for one in asked], rows)
     for one in asked:
-        _audit_receipt(session, one.request, one.entries, blocked)
+        _audit_receipt(session, one, blocked, now)
 
 
 def _place(session: Session, asked: Asked, now: datetime) -> None:
@@ -92,16 +90,16 @@ def _place(session: Session, asked: Asked, now: datetime) -> None:
     retained = {entry.digest for entry in asked.entries if _protects(entry)}
     blocked = conflicts.being_forgotten(session, request.served_model_id, retained)
     duplicates.link(session, request)
-    store(session, [asked], blocked)
+    store(session, [asked], blocked, now)
     conflicts.erase_from_standing(session, request, _forgotten(asked.entries), now)
 
 
 def read(session: Session, request_id: uuid.UUID, who: Principal, now: datetime, *, with_items: bool) -> RequestView:
     """One request. Raises NotFound (also for somebody else's) and, for its texts, ContentsForbidden."""
     request = _visible(session, request_id, who)
-    if with_items and not _owns_or_judges(who, request):
+    if with_items and not owns_or_judges(who, request):
         raise ContentsForbidden
-    view = views_of(session, [request], now)[0]
+    view = views_of(session, [request], now, who)[0]
     if not with_items:
         return view
     return view.model_copy(update={"contents": contents_of(request, repository.items_of(session, request.id))})
@@ -110,13 +108,27 @@ def read(session: Session, request_id: uuid.UUID, who: Principal, now: datetime,
 def browse(
     session: Session, wanted: RequestFilter, who: Principal, now: datetime, *, cursor: str | None, limit: int
 ) -> RequestPage:
-    """A page of what `who` may see, newest first. `wanted.owner` is set here. Raises BadCursor."""
+    """A page of what `who` may see, newest first; with `wanted.due_before` by due date. `wanted.owner` is set here.
+    Raises BadCursor."""
     owned = dataclasses.replace(wanted, owner=_owner(who))
+    if owned.due_before is not None:
+        return _by_due_date(session, owned, who, now, cursor=cursor, limit=limit)
     rows = repository.page(session, owned, before=id_of(cursor) if cursor else None, limit=limit + 1)
     shown = rows[:limit]
     return RequestPage(
-        items=views_of(session, shown, now), next_cursor=cursor_of(shown[-1].id) if len(rows) > limit else None
+        items=views_of(session, shown, now, who), next_cursor=cursor_of(shown[-1].id) if len(rows) > limit else None
     )
+
+
+def _by_due_date(
+    session: Session, wanted: RequestFilter, who: Principal, now: datetime, *, cursor: str | None, limit: int
+) -> RequestPage:
+    """A page by due date."""
+    after = due_date_of(cursor) if cursor else None
+    rows = repository.page_by_due_date(session, wanted, after=after, limit=limit + 1)
+    shown = rows[:limit]
+    following = due_cursor_of(shown[-1].due_at, shown[-1].id) if len(rows) > limit else None
+    return RequestPage(items=views_of(session, shown, now, who), next_cursor=following)
 
 
 def expect(session: Session, request_id: uuid.UUID, who: Principal, if_match: str) -> None:
@@ -137,17 +149,14 @@ def withdraw(session: Session, request_id: uuid.UUID, who: Principal, now: datet
     Locks in the order served model, job, request. Raises NotFound, WithdrawalForbidden and NotWithdrawable.
     """
     request = _visible(session, request_id, who)
-    if not _owns_or_judges(who, request):
+    if not owns_or_judges(who, request):
         raise WithdrawalForbidden
-    repository.lock_model(session, request.served_model_id)
-    # Only then can its job still be queued; a job at work is not held up.
-    batched = repository.state_now(session, request.id) is RequestState.BATCHED
-    left = batches.leave(session, request.id, now) if batched else None
-    request = repository.locked(session, request_id)
+    left = take_back(session, request, now)
     try:
         request.state = advance_request(request.state, RequestEvent.WITHDRAW)
     except IllegalMove:
         raise NotWithdrawable(request.state) from None
+    end_hold(request, now)
     request.completed_at = now
     record(
         session,
@@ -160,47 +169,20 @@ def withdraw(session: Session, request_id: uuid.UUID, who: Principal, now: datet
     conflicts.release(session, request, now)
     duplicates.ended_without_erasure(session, request, now)
     if left is not None:
-        batches.batch_again(session, left)
-    return views_of(session, [request], now)[0]
-
-
-def _check(found: Sequence[Entry]) -> None:
-    """Rules that need neither database nor tokenizer."""
-    if not found:
-        raise NothingAsked
-    faults = [fault.as_dict() for fault in rules.missing_facts(found)]
-    if faults:
-        raise FactNotInText(faults)
-    faults = [fault.as_dict() for fault in rules.duplicates(found)]
-    if faults:
-        raise DuplicateItem(faults)
-    pairs = list(rules.contradictions(found))
-    if pairs:
-        raise Contradiction(
-            [fault.as_dict() for fault, _ in pairs], pairs=[[fault.field, other] for fault, other in pairs[:20]]
-        )
-
-
-def _check_lengths(found: Sequence[Entry], model: ServedModel) -> None:
-    """Every text fits the model's context, prompt template and end token included."""
-    pairs = [(entry.prompt, entry.completion) for entry in found]
-    counts = count_tokens(load_tokeniser(model.base_model_path), model.prompt_template, pairs)
-    faults = [fault.as_dict() for fault in rules.too_long(found, counts, model.context_tokens)]
-    if faults:
-        raise TextTooLong(faults, context_tokens=model.context_tokens)
+        batches.batch_again(session, left, now)
+    return views_of(session, [request], now, who)[0]
 
 
 def _request(
-    request_id: uuid.UUID, payload: RequestCreate, who: Principal, model: ServedModel, now: datetime, due_days: int
+    request_id: uuid.UUID, payload: RequestCreate, who: Principal, model: ServedModel, receipt: Receipt
 ) -> Request:
-    """The row. One without forget items protects from now on: nothing is left to compute."""
-    stands = not payload.forget
-    state = advance_request(RequestState.RECEIVED, RequestEvent.STAND) if stands else RequestState.RECEIVED
+    """The row."""
     return Request(
         id=request_id,
         served_model_id=model.id,
         domain=payload.domain,
-        state=state,
+        kind=RequestKind.ERASE,
+        state=receipt.state,
         subject_reference=payload.subject_reference,
         legal_basis=payload.legal_basis,
         client_reference=payload.client_reference,
@@ -208,9 +190,10 @@ def _request(
         tries=0,
         settings={},
         created_by=who.key_id,
-        received_at=now,
-        due_at=now + timedelta(days=due_days),
-        completed_at=now if stands else None,
+        regulation=receipt.regulation,
+        received_at=receipt.clock.received_at,
+        due_at=receipt.clock.due_at,
+        completed_at=receipt.clock.completed_at,
     )
 
 
@@ -224,7 +207,9 @@ def _forgotten(found: Sequence[Entry]) -> list[str]:
     return [entry.digest for entry in found if entry.segment is Segment.FORGET and entry.role in rules.FORGOTTEN]
 
 
-def _rows(found: Sequence[Entry], request: Request, blocked: Mapping[str, uuid.UUID]) -> Iterator[dict[str, Any]]:
+def _rows(
+    found: Sequence[Entry], request: Request, blocked: Mapping[str, uuid.UUID], now: datetime
+) -> Iterator[dict[str, Any]]:
     """Example rows. A retain item that somebody has forgotten is stored, but does not stand; those of a linked request
     rest."""
     rests = request.state is RequestState.LINKED
@@ -247,21 +232,20 @@ def _rows(found: Sequence[Entry], request: Request, blocked: Mapping[str, uuid.U
             "content_digest": entry.digest,
             "standing": _protects(entry) and eraser is None and not rests,
             "erased_by_request_id": eraser,
-            "removed_at": None if eraser is None else request.received_at,
+            "removed_at": None if eraser is None else now,
         }
 
 
-def _audit_receipt(
-    session: Session, request: Request, found: Sequence[Entry], blocked: Mapping[str, uuid.UUID]
-) -> None:
+def _audit_receipt(session: Session, asked: Asked, blocked: Mapping[str, uuid.UUID], now: datetime) -> None:
     """Leaves about what came in, and about retain items that do not stand because somebody forgets them."""
+    request, found = asked.request, asked.entries
     items = [entry.segment for entry in found if entry.role is ExampleRole.ITEM]
     record(
         session,
-        "request.standing" if request.state is RequestState.STANDING else "request.received",
+        f"request.{asked.began}",
         subject_id=str(request.id),
-        at=request.received_at,
-        state=str(RequestState.RECEIVED if request.state is RequestState.LINKED else request.state),
+        at=now,
+        state=str(asked.began),
         served_model_id=str(request.served_model_id),
         key_id=str(request.created_by),
         domain=str(request.domain),
@@ -270,12 +254,16 @@ def _audit_receipt(
         probes=len(found) - len(items),
     )
     if request.state is RequestState.LINKED:
-        duplicates.audit_link(session, request, request.received_at)
+        duplicates.audit_link(session, request, now)
         return
     kept_out = {entry.digest for entry in found if _protects(entry)} & blocked.keys()
-    for digest, eraser in sorted((digest, blocked[digest]) for digest in kept_out):
+    for digest in sorted(kept_out):
         record(
-            session, "retain.not_standing", subject_id=str(request.id), content_digest=digest, request_id=str(eraser)
+            session,
+            "retain.not_standing",
+            subject_id=str(request.id),
+            content_digest=digest,
+            request_id=str(blocked[digest]),
         )
 
 
@@ -290,8 +278,3 @@ def _visible(session: Session, request_id: uuid.UUID, who: Principal) -> Request
 def _owner(who: Principal) -> uuid.UUID | None:
     """Whose requests `who` sees: their own, or (None) everybody's."""
     return None if who.is_any_of(*SEES_ALL) else who.key_id
-
-
-def _owns_or_judges(who: Principal, request: Request) -> bool:
-    """The owner, an officer or an admin."""
-    return request.created_by == who.key_id or who.is_any_of(Role.OFFICER)

@@ -4,26 +4,47 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy.orm import Session
 
+from app.auth import Principal
 from app.preconditions import entity_tag
-from app.requests import repository
+from app.requests import clocks, repository
+from app.requests.access import owns_or_judges
 from app.requests.repository import Counts
-from app.requests.schemas import ItemView, ProbeKind, ProbeView, RequestContents, RequestView
+from app.requests.schemas import (
+    CounterView,
+    ExtensionView,
+    HoldView,
+    ItemView,
+    ProbeKind,
+    ProbeView,
+    RequestContents,
+    RequestView,
+)
 from app.tables import Example, Request
 from grail.types import Role, Segment
 
 
-def views_of(session: Session, requests: Sequence[Request], now: datetime) -> list[RequestView]:
-    """Requests with their counts, model names and last jobs."""
+def views_of(
+    session: Session, requests: Sequence[Request], now: datetime, who: Principal | None = None
+) -> list[RequestView]:
+    """Requests with their counts, model names and last jobs; reasons that people wrote only where `who` may read
+    them."""
     session.flush()  # what is shown, and its revision, are those that are about to be committed
     ids = [request.id for request in requests]
     names = repository.model_names_of(session, {request.served_model_id for request in requests})
     counts, jobs = repository.counts_of(session, ids), repository.last_jobs_of(session, ids)
     return [
-        _view(request, names[request.served_model_id], counts.get(request.id, Counts()), jobs.get(request.id), now)
+        _view(
+            request,
+            now,
+            model=names[request.served_model_id],
+            counts=counts.get(request.id, Counts()),
+            job_id=jobs.get(request.id),
+            with_reasons=who is not None and owns_or_judges(who, request),
+        )
         for request in requests
     ]
 
@@ -49,11 +70,6 @@ def contents_of(request: Request, rows: Sequence[Example]) -> RequestContents:
     )
 
 
-def days_left(request: Request, now: datetime) -> int | None:
-    """Whole days until the due date, negative once it has passed; None when the request is done."""
-    return None if request.completed_at is not None else (request.due_at - now) // timedelta(days=1)
-
-
 def _item(row: Example, probes: list[ProbeView]) -> ItemView:
     return ItemView(
         id=row.id,
@@ -66,7 +82,10 @@ def _item(row: Example, probes: list[ProbeView]) -> ItemView:
     )
 
 
-def _view(request: Request, model: str, counts: Counts, job_id: uuid.UUID | None, now: datetime) -> RequestView:
+def _view(
+    request: Request, now: datetime, *, model: str, counts: Counts, job_id: uuid.UUID | None, with_reasons: bool
+) -> RequestView:
+    clock = clocks.clock_of(request)
     return RequestView(
         id=request.id,
         served_model=model,
@@ -77,13 +96,46 @@ def _view(request: Request, model: str, counts: Counts, job_id: uuid.UUID | None
         probes=counts.probes,
         legal_basis=request.legal_basis,
         client_reference=request.client_reference,
+        kind=request.kind,
+        regulation=request.regulation,
         received_at=request.received_at,
         due_at=request.due_at,
-        days_left=days_left(request, now),
+        days_left=clocks.days_left(clock, now),
+        overdue=clocks.overdue(clock, now),
+        hold=_hold(request, with_reasons),
+        extension=_extension(request, with_reasons),
+        refusal_reason=request.refusal_reason if with_reasons else None,
+        counter=_counter(request, with_reasons),
+        content_until=request.content_until,
         completed_at=request.completed_at,
         tries=request.tries,
         outcome=request.outcome,
         job_id=job_id,
+        original_id=request.original_id,
         duplicate_of_id=request.duplicate_of_id,
         etag=entity_tag(request.xmin),
     )
+
+
+def _hold(request: Request, with_reasons: bool) -> HoldView | None:
+    if request.hold_kind is None or request.held_since is None:
+        return None
+    return HoldView(
+        kind=request.hold_kind, since=request.held_since, reason=request.hold_reason if with_reasons else None
+    )
+
+
+def _extension(request: Request, with_reasons: bool) -> ExtensionView | None:
+    if request.extended_at is None or request.first_due_at is None:
+        return None
+    return ExtensionView(
+        at=request.extended_at,
+        first_due_at=request.first_due_at,
+        reason=request.extension_reason if with_reasons else None,
+    )
+
+
+def _counter(request: Request, with_reasons: bool) -> CounterView | None:
+    if request.countered_at is None:
+        return None
+    return CounterView(at=request.countered_at, reason=request.counter_reason if with_reasons else None)

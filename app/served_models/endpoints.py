@@ -59,7 +59,7 @@ WRITE = {**READ, **problem_responses(BadRequest, Forbidden, TooLarge, Unsupporte
 @router.get("", responses=problem_responses(Unauthorised, Unavailable))
 def list_models(session: DbSession, who: Anyone) -> ModelList:
     """All served models, by name."""
-    return ModelList(items=service.everything(session, who))
+    return ModelList(items=service.everything(session, who, datetime.now(UTC)))
 
 
 @router.post(
@@ -77,9 +77,10 @@ def create_model(
     session: DbSession, request: Request, response: Response, ask: ModelCreate, who: Operator
 ) -> ModelView:
     """Register a base model with the adapter that it is served with; the adapter becomes version 1."""
-    model = service.create(session, ask, who, request.app.state.settings, datetime.now(UTC))
+    now = datetime.now(UTC)
+    model = service.create(session, ask, who, request.app.state.settings, now)
     response.headers["Location"] = f"/v1/models/{model.name}"
-    return _tagged(response, service.show(session, model, who))
+    return _tagged(response, service.show(session, model, who, now))
 
 
 @router.get("/{name}", response_model=ModelView, responses={200: {"headers": ETAG}, **NOT_MODIFIED, **READ})
@@ -87,7 +88,7 @@ def get_model(
     session: DbSession, name: ModelName, response: Response, who: Anyone, if_none_match: IfNoneMatch = None
 ) -> Response | ModelView:
     """One served model."""
-    view = service.show(session, service.named(session, name), who)
+    view = service.show(session, service.named(session, name), who, datetime.now(UTC))
     return not_modified(view.etag) if is_known(if_none_match, view.etag) else _tagged(response, view)
 
 
@@ -116,7 +117,15 @@ def patch_model(
     _: Annotated[None, Depends(as_expected)],
 ) -> ModelView:
     """Change the policy (merged field by field) or the prompt template."""
-    return _tagged(response, service.show(session, service.patch(session, name, ask, who, datetime.now(UTC)), who))
+    now = datetime.now(UTC)
+    return _tagged(response, service.show(session, service.patch(session, name, ask, who, now), who, now))
+
+
+@router.post("/{name}/breaker/close", responses={**READ, **problem_responses(Forbidden)})
+def close_breaker(session: DbSession, name: ModelName, response: Response, who: Operator) -> ModelView:
+    """Let jobs of the model start again, once what made them fail is mended. Nothing when its breaker is closed."""
+    now = datetime.now(UTC)
+    return _tagged(response, service.show(session, service.close_breaker(session, name, who, now), who, now))
 
 
 @router.put(

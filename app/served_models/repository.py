@@ -9,7 +9,8 @@ from datetime import datetime
 from sqlalchemy import ARRAY, String, all_, func, literal, select, update
 from sqlalchemy.orm import Session
 
-from app.tables import Adapter, Example, ServedModel
+from app.lifecycle import JobState
+from app.tables import Adapter, Example, Job, ServedModel
 
 NAMES = 7_311_002
 """Advisory locks on names of served models; the schema's lock is the number before."""
@@ -31,6 +32,11 @@ def by_name(session: Session, name: str, *, lock: bool = False) -> ServedModel |
     if lock:  # rows that refer to the model can still be inserted by others
         query = query.with_for_update(key_share=True).execution_options(populate_existing=True)
     return session.scalars(query).one_or_none()
+
+
+def queued_jobs(session: Session, model_id: uuid.UUID) -> list[uuid.UUID]:
+    """Jobs of a model that wait for a worker."""
+    return list(session.scalars(select(Job.id).where(Job.served_model_id == model_id, Job.state == JobState.QUEUED)))
 
 
 def standing_of_operator(session: Session, model_id: uuid.UUID) -> dict[str, uuid.UUID]:

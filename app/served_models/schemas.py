@@ -12,6 +12,7 @@ from pydantic_core import CoreSchema
 
 from app.config import bounds
 from app.errors import FIELD
+from app.served_models.breaker import BreakerState
 from app.tables.example import ExampleDomain
 from app.tables.request import RequestDomain
 from app.texts import text_type
@@ -95,6 +96,18 @@ class Policy(BaseModel):
     due_margin_days: float = Field(7.0, ge=0, le=365, description="A request due this soon closes the batch.")
     retain_per_forget: float = Field(
         1.5, ge=0, le=100, description="Retain items per forget item; what requests lack comes from the standing set."
+    )
+    earlier_items: int = Field(
+        40, ge=0, le=10_000, description="Items of earlier erasures that each job measures again, per domain, at most."
+    )
+    copyright_due_days: int = Field(
+        30, ge=1, le=365, description="From the receipt of a copyright notice to its due date."
+    )
+    validate_notices: bool = Field(
+        False, description="Copyright requests start as notices: an officer validates each before it is batched."
+    )
+    counter_notice_days: int = Field(
+        14, ge=0, le=365, description="How long after the erasure its content is kept for a counter-notice."
     )
     require_approval: bool = Field(False, description="An officer must approve before a candidate is published.")
     unlearn: Unlearn = Field(default_factory=UnlearnConfig)
@@ -181,6 +194,16 @@ class ActiveAdapter(BaseModel):
     digest: str
 
 
+class BreakerView(BaseModel):
+    """Whether jobs of the model may start. Requesters are not told the reason."""
+
+    state: BreakerState
+    failures: int = Field(ge=0, description="jobs in a row that failed for no fault of their requests")
+    opened_at: datetime | None
+    tries_again_at: datetime | None = Field(description="when one job may try; null while it is closed")
+    reason: dict[str, Any] | None = Field(description="the last such failure, with how to mend it")
+
+
 class ModelView(BaseModel):
     """A served model. A requester is not told where files lie."""
 
@@ -195,6 +218,7 @@ class ModelView(BaseModel):
     alias_revision: int
     created_at: datetime
     updated_at: datetime
+    breaker: BreakerView
     etag: str = Field(description="as the ETag header has it, for If-Match")
 
 

@@ -19,12 +19,14 @@ from app.config import Settings
 from app.errors import Conflict, NotFound, Unprocessable, problems_of
 from app.ids import new_id
 from app.preconditions import entity_tag, require_match
+from app.queue import enqueue
 from app.requests.conflicts import content_digest, standing_allowed
 from app.requests.entries import over_by
 from app.requests.errors import TextTooLong
-from app.served_models import repository
+from app.served_models import breaker, repository
 from app.served_models.schemas import (
     ActiveAdapter,
+    BreakerView,
     ModelCreate,
     ModelPatch,
     ModelView,
@@ -41,6 +43,7 @@ from grail.types import Role, Segment
 CHUNK = 500
 """Items written at once."""
 MAX_CONTEXT_TOKENS = 2**31 - 1
+RUN_JOB = "grail.run_job"
 
 
 class NameTaken(Conflict):
@@ -153,8 +156,8 @@ def create(session: Session, ask: ModelCreate, who: Principal, settings: Setting
     return model
 
 
-def view(model: ServedModel, active: Adapter | None, who: Principal) -> ModelView:
-    """How a model is shown: where its files lie is no requester's business."""
+def view(model: ServedModel, active: Adapter | None, who: Principal, now: datetime) -> ModelView:
+    """How a model is shown: where its files lie, and what is wrong with them, is no requester's business."""
     sees_paths = who.role is not KeyRole.REQUESTER
     shown = ActiveAdapter(version=active.version, name=active.name, digest=active.digest) if active else None
     return ModelView(
@@ -164,6 +167,10 @@ def view(model: ServedModel, active: Adapter | None, who: Principal) -> ModelVie
         prompt_template=model.prompt_template, context_tokens=model.context_tokens,
         policy=Policy.model_validate(model.policy), active_adapter=shown,
         alias_revision=model.alias_revision, created_at=model.created_at, updated_at=model.updated_at,
+        breaker=BreakerView(
+            state=breaker.state(model, now), failures=model.breaker_failures, opened_at=model.breaker_opened_at,
+            tries_again_at=breaker.tries_again_at(model), reason=model.breaker_error if sees_paths else None,
+        ),
         etag=entity_tag(model.xmin),
     )  # fmt: skip
 
@@ -176,14 +183,30 @@ def named(session: Session, name: str, *, lock: bool = False) -> ServedModel:
     return model
 
 
-def show(session: Session, model: ServedModel, who: Principal) -> ModelView:
+def show(session: Session, model: ServedModel, who: Principal, now: datetime) -> ModelView:
     """One model as it is shown."""
-    return view(model, session.get(Adapter, model.active_adapter_id) if model.active_adapter_id else None, who)
+    active = session.get(Adapter, model.active_adapter_id) if model.active_adapter_id else None
+    return view(model, active, who, now)
 
 
-def everything(session: Session, who: Principal) -> list[ModelView]:
+def everything(session: Session, who: Principal, now: datetime) -> list[ModelView]:
     """All models, by name."""
-    return [view(model, active, who) for model, active in repository.everything(session)]
+    return [view(model, active, who, now) for model, active in repository.everything(session)]
+
+
+def left_alone(session: Session, now: datetime) -> list[tuple[str, dict[str, Any]]]:
+    """Name and reason of each model whose breaker is open."""
+    models = [model for model, _ in repository.everything(session)]
+    return [(model.name, model.breaker_error or {}) for model in models if breaker.blocks(model, now)]
+
+
+def close_breaker(session: Session, name: str, who: Principal, now: datetime) -> ServedModel:
+    """Let jobs of the model start again; nothing when they may. Its queued job is rung for. Raises NotFound."""
+    model = named(session, name, lock=True)
+    breaker.reset(session, model, now, who)
+    for job_id in repository.queued_jobs(session, model.id):
+        enqueue(session, RUN_JOB, job_id)
+    return model
 
 
 def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from app.tables.report import Report
 from app.tables.request import HoldKind, Regulation, Request, RequestDomain, RequestKind
 from app.tables.served_model import Replica, ServedModel
 from app.tables.webhook import Delivery, DeliveryState, Webhook
+from app.tables.worker import Worker
 
 __all__ = [
     "Adapter",
@@ -47,4 +48,5 @@ __all__ = [
     "RequestKind",
     "ServedModel",
     "Webhook",
+    "Worker",
 ]

@@ -48,9 +48,10 @@ class HoldKind(StrEnum):
 class Request(Base):
     """`settings` holds what changed after a failed try; `outcome` numbers and states only, never text.
 
-    `first_due_at` is the due date before it was extended. While it is held its clock stands; what it stood is added to
-    both dates at its end. Requests with one `group_id` are batched together and with no others: halves of a batch that
-    failed. `content_until` is how long the content of an erased work is kept for a counter-notice.
+    `first_due_at` is the due date before it was extended. While it is held (from the state `held_from`) its clock
+    stands; what it stood is added to both dates at its end. Requests with one `group_id` are batched together and with
+    no others: halves of a batch that failed. `content_until` is how long the content of an erased work is kept for a
+    counter-notice.
     """
 
     __tablename__ = "request"
@@ -82,6 +83,7 @@ class Request(Base):
     held_since: Mapped[datetime | None]
     hold_kind: Mapped[HoldKind | None] = mapped_column(enum_of(HoldKind, "hold_kind"))
     hold_reason: Mapped[str | None] = mapped_column(String(2000))
+    held_from: Mapped[RequestState | None] = mapped_column(enum_of(RequestState, "request_state"))
     refusal_reason: Mapped[str | None] = mapped_column(String(2000))
     fingerprint: Mapped[str | None] = mapped_column(String(64))
     duplicate_of_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("request.id"))
@@ -104,6 +106,7 @@ class Request(Base):
         CheckConstraint("due_at >= first_due_at", name="extended_forward"),
         CheckConstraint("(state = 'on_hold') = (held_since IS NOT NULL)", name="held_since_when_on_hold"),
         CheckConstraint("(held_since IS NULL) = (hold_kind IS NULL)", name="hold_is_whole"),
+        CheckConstraint("(held_since IS NULL) = (held_from IS NULL)", name="held_from_some_state"),
         CheckConstraint("state <> 'linked' OR duplicate_of_id IS NOT NULL", name="linked_to_something"),
         CheckConstraint("(kind = 'reinstate') = (original_id IS NOT NULL)", name="reinstates_something"),
         CheckConstraint("state <> 'refused' OR refusal_reason IS NOT NULL", name="refused_with_a_reason"),
@@ -112,6 +115,7 @@ class Request(Base):
         Index("ix_request_served_model_id_state_id", "served_model_id", "state", "id"),
         Index("ix_request_state_id", "state", "id"),
         Index("ix_request_domain_id", "domain", "id"),
+        Index("ix_request_regulation_id", "regulation", "id"),
         Index("ix_request_client_reference", "client_reference"),
         Index(
             "ix_request_open_due_at_id",
@@ -123,4 +127,10 @@ class Request(Base):
         Index("ix_request_duplicate_of_id", "duplicate_of_id", postgresql_where="duplicate_of_id IS NOT NULL"),
         Index("ix_request_original_id", "original_id", postgresql_where="original_id IS NOT NULL"),
         Index("ix_request_pending", "served_model_id", "due_at", postgresql_where="state IN ('received', 'queued')"),
+        Index(
+            "ix_request_pending_apart",
+            "served_model_id",
+            "due_at",
+            postgresql_where="state IN ('received', 'queued') AND (kind = 'reinstate' OR group_id IS NOT NULL)",
+        ),
     )

@@ -23,8 +23,9 @@ class DeliveryState(StrEnum):
 class Webhook(Base):
     """An address that is told of events about its owner's requests (all requests for operators and officers).
 
-    The signing secret is not stored: it is derived from the service's own secret, this id and `secret_generation`.
-    (`after_xid`, `after_id`) is the last event that was looked at for it.
+    The signing secret is not stored: it is derived from the service's own secret, this id and `secret_generation`,
+    which grew at `rotated_at`. (`after_xid`, `after_id`) is the last event that was looked at for it. With `request_id`
+    it is told of that request alone, and retired once the request has ended.
     """
 
     __tablename__ = "webhook"
@@ -39,8 +40,15 @@ class Webhook(Base):
     after_id: Mapped[int] = mapped_column(BigInteger, default=0)
     created_at: Mapped[Created]
     disabled_at: Mapped[datetime | None]
+    rotated_at: Mapped[datetime | None]
+    failing_since: Mapped[datetime | None]
+    request_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("request.id"))
 
-    __table_args__ = (CheckConstraint("secret_generation > 0", name="generation_is_positive"),)
+    __table_args__ = (
+        CheckConstraint("secret_generation > 0", name="generation_is_positive"),
+        Index("ix_webhook_request_id", "request_id", postgresql_where="request_id IS NOT NULL"),
+        Index("ix_webhook_active", "id", postgresql_where="disabled_at IS NULL"),
+    )
 
 
 class Delivery(Base):
@@ -65,6 +73,7 @@ class Delivery(Base):
         UniqueConstraint("webhook_id", "event_id"),
         CheckConstraint("(delivered_at IS NOT NULL) = (state = 'delivered')", name="delivered_when_told"),
         Index("ix_delivery_next_at", "next_at", postgresql_where="state = 'pending'"),
+        Index("ix_delivery_webhook_id_next_at", "webhook_id", "next_at", postgresql_where="state = 'pending'"),
         Index("ix_delivery_webhook_id_id", "webhook_id", "id"),
         Index("ix_delivery_event_id", "event_id"),
     )

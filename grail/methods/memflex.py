@@ -22,6 +22,7 @@ FIXES = {
     "objective": "ascent", "retain_objective": "descent", "retain_source": "domains", "regions": "localised",
     "mask_rule": "frozen",
 }  # fmt: skip
+PRESETS = {"learning_rate": 1e-3, "forget_weight": 0.4, "retain_weight": 2.0}
 OPTIONS = {"thresholds": "quantile", "mu": 0.75, "sigma": 0.25}
 LIMITS = {"thresholds": ("quantile", "absolute"), "mu": (-1.0, 1.0), "sigma": (0.0, 1e6)}
 

@@ -6,7 +6,7 @@ read the figures as "about this much", not as a promise. `bench/plan_check.py` p
 """
 
 from grail.plan.devices import DEVICES, Device, cpu, device_named
-from grail.plan.fit import Estimate, Plan, estimate, plan
+from grail.plan.fit import Estimate, Plan, estimate, plan, width
 from grail.plan.memory import Layout, stage_bytes
 from grail.plan.seconds import stage_seconds
 from grail.plan.shape import NAMED_SHAPES, ModelShape, Workload
@@ -26,4 +26,5 @@ __all__ = [
     "plan",
     "stage_bytes",
     "stage_seconds",
+    "width",
 ]

@@ -1,5 +1,7 @@
-"""States for holds, links, notices and reinstatements. Labels are added at once and without a transaction: a label
-must be committed before anything may use it."""
+"""States for holds, links, notices and reinstatements; a role for earlier erasures, which no row has.
+
+Labels are added at once and without a transaction: a label must be committed before anything may use it.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +32,19 @@ def upgrade() -> None:
     with op.get_context().autocommit_block():
         for label, where in ADDED:
             op.execute(f"ALTER TYPE request_state ADD VALUE IF NOT EXISTS '{label}' {where}")
+        op.execute("ALTER TYPE example_role ADD VALUE IF NOT EXISTS 'erased'")
 
 
 def downgrade() -> None:
     """Labels can not be taken away: the type is made anew, and what uses it with it. Requests in one of the new states
     take the nearest of the old ones."""
+    op.drop_constraint(op.f("ck_example_probes_have_a_parent"), "example", type_="check")
+    op.execute("ALTER TYPE example_role RENAME TO example_role_later")
+    op.execute("CREATE TYPE example_role AS ENUM ('item', 'paraphrase', 'keep', 'measure')")
+    op.execute("ALTER TABLE example ALTER COLUMN role TYPE example_role USING role::text::example_role")
+    op.execute("DROP TYPE example_role_later")
+    rule = "(role = 'item') = (parent_id IS NULL)"
+    op.create_check_constraint(op.f("ck_example_probes_have_a_parent"), "example", rule)
     op.drop_constraint(op.f("ck_request_completed_when_final"), "request", type_="check")
     for name in ("pending", "state_id", "served_model_id_state_id"):
         op.drop_index(f"ix_request_{name}", table_name="request")

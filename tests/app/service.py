@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,15 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select, text
 
 from app.adapters import service as adapters
-from app.adapters.files import write_version
+from app.adapters.files import WrittenVersion, write_version
 from app.auth import Principal, Role
 from app.config import Settings
 from app.db import Database, transaction
 from app.jobs import service as jobs
+from app.jobs.failures import Failure, FailureKind
 from app.keys.service import create_key
 from app.storage import FileStore
-from app.tables import Adapter, Example, Job, Key, Request, ServedModel
+from app.tables import Example, Job, Key, Request, ServedModel
 from grail.types import Segment
 from tests.app import weights
 from tests.fixtures.served import question
@@ -106,17 +107,21 @@ class Floor:
             job = jobs.claim(session, job_id, owner, now, LEASE)
             return None if job is None else job.fencing_token
 
-    def write_candidate(self, job_id: uuid.UUID, fill: bytes = b"\x3d") -> uuid.UUID:
-        """What a worker makes: other weights as the next version, registered for the job."""
+    def written(self, job_id: uuid.UUID, fill: bytes = b"\x3d") -> WrittenVersion:
+        """What a worker makes: other weights as the next version's files."""
         with transaction(self.db) as session:
-            job = session.get_one(Job, job_id)
-            model = session.get_one(ServedModel, job.served_model_id)
+            model = session.get_one(ServedModel, session.get_one(Job, job_id).served_model_id)
             source = weights.adapter(self.directory / f"made-{job_id}", fill=fill)
-            written = write_version(
+            return write_version(
                 source, self.settings.adapters_dir, model_name=model.name, parent=None,
                 version=adapters.next_version(session, model.id), base_model_digest=model.base_model_digest,
             )  # fmt: skip
-            return adapters.register_candidate(session, job, written).id
+
+    def write_candidate(self, job_id: uuid.UUID, fill: bytes = b"\x3d") -> uuid.UUID:
+        """The same, registered for the job."""
+        written = self.written(job_id, fill)
+        with transaction(self.db) as session:
+            return adapters.register_candidate(session, session.get_one(Job, job_id), written).id
 
     def evaluate(
         self,
@@ -128,11 +133,10 @@ class Floor:
         outcomes: Mapping[Any, str] | None = None,
     ) -> None:
         """A worker's last word."""
-        made = self.write_candidate(job_id) if candidate else None
+        made = self.written(job_id) if candidate else None
         digest = FileStore(self.settings.artifacts_dir).put(f"report of {job_id} by {token}".encode())
         with transaction(self.db) as session:
-            version = None if made is None else session.get_one(Adapter, made)
-            jobs.evaluated(session, job_id, token, dict(verdict), version, digest, outcomes or {}, {}, now=NOW)
+            jobs.evaluated(session, job_id, token, dict(verdict), made, digest, outcomes or {}, {}, now=NOW)
 
     def conclude(self, job_id: uuid.UUID, now: datetime = NOW) -> str:
         with transaction(self.db) as session:
@@ -147,10 +151,23 @@ class Floor:
         self.conclude(job_id)
         return job_id
 
-    def fail(self, job_id: uuid.UUID, token: int, *, retryable: bool, **more: Any) -> None:
-        error = {"type": "made-up", "title": "t", "detail": "d"}
+    def fail(
+        self,
+        job_id: uuid.UUID,
+        token: int,
+        kind: FailureKind,
+        now: datetime = NOW,
+        *,
+        changes: dict[str, Any] | None = None,
+        at_fault: Iterable[str] = (),
+        offered_bytes: int | None = None,
+    ) -> None:
+        """A worker's job went wrong."""
+        error = {"type": "made-up", "title": "t", "detail": "d", "mend": "m"}
+        requests = frozenset(map(uuid.UUID, at_fault))
         with transaction(self.db) as session:
-            jobs.fail(session, job_id, token, error, retryable, NOW, **more)
+            failure = Failure(kind, error, changes, requests)
+            jobs.fail(session, job_id, token, failure, now, offered_bytes=offered_bytes)
 
     def job(self, job_id: uuid.UUID) -> Job:
         with self.db.session_factory() as session:
@@ -194,6 +211,17 @@ def until_blocked(db: Database, done: Callable[[], bool]) -> None:
             if connection.execute(waiting).scalar_one():
                 return
         assert time.monotonic() < deadline, "nobody waits and nothing is done"
+
+
+def until_settled(db: Database) -> None:
+    """Go on once every event may be read: no transaction that is older than the last of them is open, not even one of
+    the server's own (autovacuum has some)."""
+    waits = text("SELECT count(*) FROM event WHERE xid >= pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
+    deadline = time.monotonic() + 60
+    with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        while connection.execute(waits).scalar_one():
+            assert time.monotonic() < deadline, "an older transaction stays open"
+            time.sleep(0.005)
 
 
 def later(seconds: float) -> datetime:

@@ -9,6 +9,7 @@ refused. Keys and methods have tests of their own.
 from __future__ import annotations
 
 import random
+import uuid
 from typing import Any
 
 import pytest
@@ -63,8 +64,14 @@ def document(shared: Floor) -> Any:
     shared.caller.call(
         "operator", "POST", "/v1/models/people/replicas/edge-1/ack", json={"version": 2, "digest": digest}
     )
+    hook = shared.caller.call("admin", "POST", "/v1/webhooks", 201, json={"url": "https://93.184.215.14/"})
+    hook_path = f"/v1/webhooks/{hook['id']}"
+    delivery = shared.caller.call("admin", "POST", f"{hook_path}/test", 202)
+    named = str(uuid.uuid4())
+    shared.ask(2, role="admin", client_reference=named)
     real = {
         "name": "people", "version": 2, "job_id": str(job_id), "request_id": request_id, "replica_id": "edge-1",
+        "webhook_id": hook["id"], "delivery_id": delivery["id"], "subject_request_id": named,
         "base": str(shared.base), "adapter": str(shared.adapter),
     }  # fmt: skip
     schema = schemathesis.openapi.from_asgi(

@@ -42,7 +42,7 @@ def test_help_does_not_load_the_learning_stack() -> None:
 def test_every_command_is_there_and_explains_itself(grail: Grail) -> None:
     named = grail("--help").out
     for command in ("serve", "api", "worker", "migrate", "keys", "models", "requests", "jobs", "adapters", "doctor",
-                    "model-path", "teach", "methods"):  # fmt: skip
+                    "model-path", "teach", "methods", "webhooks", "events"):  # fmt: skip
         assert command in named
         assert "Usage" in grail(command, "--help").out
 

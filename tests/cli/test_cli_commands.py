@@ -18,6 +18,7 @@ from app.config import Settings
 from app.db import Database, transaction
 from app.jobs import leases, results
 from app.jobs import service as jobs
+from app.jobs.failures import Failure, FailureKind
 from app.reports import service as reports
 from app.storage import FileStore
 from cli import adapters as adapter_commands
@@ -107,6 +108,49 @@ def test_a_retain_set_is_replaced_from_a_file_and_counted(grail: Grail, people: 
     assert '"privacy": 3' in grail("models", "retain-set", people).out
 
 
+def test_decisions_about_a_request_move_its_clock(grail: Grail, request_id: str, keys: Keys) -> None:
+    why = ("--reason", "The name does not match the account's.")
+    held = grail("requests", "hold", request_id, "--kind", "identity", *why)
+    assert "on_hold" in held.err and "days left" in held.err and held.out == ""
+    legal = ("requests", "hold", request_id, "--kind", "legal", *why)
+    assert "Only an officer" in grail(*legal, "--key", keys.operator, expect=1).err
+    assert grail(*legal, "--json", "--key", keys.officer).json["hold"]["kind"] == "legal"
+    assert "no such request" in grail("requests", "list", "--due-within", "60").err
+    assert "queued" in grail("requests", "resume", request_id).err
+    extended = grail("requests", "extend", request_id, *why, "--json").json
+    assert extended["extension"]["first_due_at"] < extended["due_at"]
+    assert "extended before" in grail("requests", "extend", request_id, *why, expect=1).err
+    listed = grail("requests", "list", "--due-within", "100", "--regulation", "gdpr", "--kind", "erase")
+    assert request_id in listed.out and extended["due_at"][:10] in listed.out
+    assert "no such request" in grail("requests", "list", "--overdue").err
+    assert "refused" in grail("requests", "refuse", request_id, *why).err
+    assert "The name does not match" in grail("requests", "show", request_id).out
+
+
+def test_a_work_goes_and_comes_back(
+    grail: Grail, people: str, tmp_path: Path, db: Database, settings: Settings
+) -> None:
+    grail("models", "policy", people, "--set", "validate_notices=true")
+    body = {"forget": [question(1)], "retain": [question(3)]}
+    (tmp_path / "body.json").write_text(json.dumps(body))
+    submitted = ("requests", "submit", tmp_path / "body.json", "--model", people, "--domain", "copyright")
+    notice, other = grail(*submitted).out.strip(), grail(*submitted).out.strip()
+    assert grail("requests", "validate", notice, "--json").json["state"] == "queued"
+    assert "notice" in grail("requests", "list", "--state", "notice").out
+    grail("requests", "withdraw", other)
+    evaluated(db, settings, grail("jobs", "run", people).out.strip(), ok=True)
+    why = ("--reason", "It is in the public domain.")
+    assert "countered" in grail("requests", "counter", notice, *why).err
+    assert "published" in grail("requests", "dismiss", notice).err
+    grail("requests", "counter", notice, *why)
+    (tmp_path / "items.json").write_text(json.dumps({"items": [question(2)]}))
+    said = grail("requests", "reinstate", notice, "--items", tmp_path / "items.json", expect=1)
+    assert "items.0" in said.err
+    made = grail("requests", "reinstate", notice)
+    assert "queued" in made.err
+    assert grail("requests", "show", made.out.strip(), "--json").json["original_id"] == notice
+
+
 def test_a_request_is_submitted_shown_listed_and_withdrawn(grail: Grail, request_id: str, keys: Keys) -> None:
     shown = grail("requests", "show", request_id)
     assert "received" in shown.out and "ticket-1" in shown.out and "thing 1" not in shown.out.lower()
@@ -159,6 +203,29 @@ def test_a_dry_run_writes_nothing_and_a_run_queues_a_job(grail: Grail, people: s
     assert "cancelled" in grail("jobs", "watch", job_id, expect=1).out
     assert grail("requests", "show", request_id, "--json").json["state"] == "needs_attention"
     assert grail("jobs", "run", people, "--include-attention").out.strip() != job_id
+
+
+def test_a_queued_job_says_what_it_waits_for(grail: Grail, people: str, request_id: str) -> None:
+    grail("jobs", "run", people)
+    listed = grail("jobs", "list").out
+    assert "WAITS FOR" in listed and "a gpu worker" in listed
+
+
+def test_an_open_breaker_is_told_with_its_reason_and_closed(
+    grail: Grail, people: str, request_id: str, db: Database
+) -> None:
+    job_id = uuid.UUID(grail("jobs", "run", people).out.strip())
+    words = {"type": "storage-full", "title": "There is no room", "detail": "d", "mend": "Free some space."}
+    now = datetime.now(UTC)
+    with transaction(db) as session:
+        job = leases.claim(session, job_id, "worker", now, 60)
+        assert job is not None
+        results.fail(session, job_id, job.fencing_token, Failure(FailureKind.OPERATOR, words), now)
+    for said in (grail("models", "list").err, grail("models", "show", people).err, grail("doctor", expect=1).out):
+        assert "There is no room" in said and "Free some space." in said and "close-breaker people" in said
+    assert "closed" in grail("models", "close-breaker", people).err
+    assert "breaker of" not in grail("models", "list").err
+    assert grail("models", "show", people, "--json").json["breaker"]["state"] == "closed"
 
 
 def test_a_published_job_is_watched_to_its_end_and_its_report_is_fetched(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from tests.e2e.service import Service, tiny_policy
 from tests.fixtures.facts import TEMPLATE, body
 
 
-def slow_policy() -> dict[str, object]:
+def slow_policy() -> dict[str, Any]:
     """Enough steps that a kill falls among them."""
     policy = tiny_policy()
     return {**policy, "unlearn": {**policy["unlearn"], "steps": 400, "learning_rate": 2e-3, "score_every_steps": 5}}

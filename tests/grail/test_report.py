@@ -164,7 +164,7 @@ def test_it_can_be_recomputed_from_its_own_examples(made: Mapping[str, Any]) -> 
 def test_counts(made: Mapping[str, Any]) -> None:
     assert made["data"]["privacy"] == {
         "forget_items": 12, "forget_items_in_base": 1, "retain_items": 12, "paraphrases": 12, "keep": 0, "measure": 1,
-        "held_out": 1,
+        "held_out": 1, "erased_earlier": 0,
     }  # fmt: skip
     request = made["requests"][0]
     assert (request["forget_items"], request["in_base"], request["retain_items"], request["probes"]) == (12, 1, 12, 13)

@@ -23,7 +23,7 @@ from grail.objectives import Objective, Setting, descent, divergence, objective
 from grail.objectives.forget.ascent import ascent
 from grail.selection import CheckpointScore, Selection
 from grail.train import TrainingData, contribution, make_side, rate, teach, unlearn
-from grail.types import Progress, Segment
+from grail.types import Interrupted, Progress, Segment
 from tests.grail.test_gradients import make
 
 
@@ -92,17 +92,23 @@ def test_each_contribution_is_zero_on_its_region_and_only_there(tiny: LoadedMode
             torch.testing.assert_close(gradient[~mask[name]], without[name][~mask[name]])
 
 
-def run(model: LoadedModel, start: AdapterState, resume: Resume | None, kill_at: int | None = None) -> AdapterState:
-    reached = 0
-
+def run(
+    model: LoadedModel,
+    start: AdapterState,
+    resume: Resume | None,
+    kill_at: int | None = None,
+    error: type[Exception] = Killed,
+    seen: list[int] | None = None,
+) -> AdapterState:
     def report(progress: Progress) -> None:
-        nonlocal reached
-        reached = progress.step
+        if seen is not None:
+            seen.append(progress.step)
         if progress.step == kill_at:
-            raise Killed
+            raise error
 
     def score() -> CheckpointScore:
-        return CheckpointScore(float(reached), 50.0, 90.0, 1.0)
+        size = sum(float(part.detach().abs().sum()) for part in adapter_parameters(model.model).values())
+        return CheckpointScore(size, 50.0, 90.0, 1.0)
 
     write_state(model.model, start)
     return unlearn(model, data_for(model), half_masks(model, 2), CONFIG, score=score, report=report, resume=resume)[0]
@@ -119,6 +125,19 @@ def test_a_resumed_run_gives_the_same_adapter_bit_for_bit(tiny: LoadedModel, tmp
     resumed = run(tiny, start, Resume(tmp_path))
     assert state_digest(resumed) == state_digest(expected)
     assert state_digest(resumed) != state_digest(start)
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 3, 5, 6])
+def test_a_run_that_was_interrupted_goes_on_at_the_very_next_step_to_the_same_adapter(
+    tiny: LoadedModel, tmp_path: Path, stop_at: int
+) -> None:
+    start, seen = read_state(tiny.model), list[int]()
+    expected = run(tiny, start, None)
+    with pytest.raises(Interrupted):
+        run(tiny, start, Resume(tmp_path), stop_at, Interrupted)
+    resumed = run(tiny, start, Resume(tmp_path), seen=seen)
+    assert seen == list(range(stop_at + 1, 7)), "no step is taken twice"
+    assert state_digest(resumed) == state_digest(expected)
 
 
 def test_the_same_seed_gives_the_same_adapter_and_another_seed_another(tiny: LoadedModel) -> None:

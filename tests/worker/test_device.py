@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from app.config import Settings
 from grail.config import UnlearnConfig
 from worker import device
 from worker.device import (
@@ -18,6 +19,8 @@ from worker.device import (
     Placement,
     WrongPlacement,
     free_device,
+    machine_bytes,
+    offered_bytes,
     out_of_memory,
     pick_device,
     placement,
@@ -122,3 +125,20 @@ def test_a_placement_that_there_is_not_is_named(name: str, monkeypatch: pytest.M
     monkeypatch.setenv(name, "balanced")
     with pytest.raises(WrongPlacement, match=f"{name} must be"):
         placement()
+
+
+def test_a_worker_offers_what_it_is_told_to_or_all_that_its_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAIL_DEVICE", "cpu")
+    assert offered_bytes(Settings(worker_memory_bytes=7)) == 7
+    assert offered_bytes(Settings()) == machine_bytes(Path("/")) > 10**8
+
+
+@pytest.mark.parametrize(
+    ("limit", "taken"), [("1000000", True), ("max", False), ("999999999999999999", False), (None, False)]
+)
+def test_in_a_container_its_share_counts(tmp_path: Path, limit: str | None, taken: bool) -> None:
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if limit is not None:
+        (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+        (tmp_path / "sys/fs/cgroup/memory.max").write_text(f"{limit}\n")
+    assert machine_bytes(tmp_path) == (1_000_000 if taken else physical)

@@ -15,9 +15,10 @@ from sqlalchemy.exc import OperationalError
 from app.db import Database
 from app.jobs import leases
 from app.jobs.errors import LeaseLost
-from grail.types import Progress
+from grail.types import Interrupted, Progress
 from tests.app.service import Floor
 from worker.heartbeat import Heartbeat
+from worker.shutdown import Shutdown
 
 EVERY = 0.01
 
@@ -63,6 +64,50 @@ def test_a_cancelled_job_stops_its_computation(floor: Floor) -> None:
         with pytest.raises(LeaseLost):
             compute_for_ever(beat)
     assert floor.job(job_id).stage == "cancelled"
+
+
+def test_a_cancelled_job_stops_at_the_next_step_however_long_a_heartbeat_is(floor: Floor) -> None:
+    job_id = running(floor)
+    with Heartbeat(floor.db, job_id, 1, every_seconds=1000, lease_seconds=1000, look_seconds=0) as beat:
+        beat.report(Progress("unlearn", 0.1))
+        floor.caller.call("operator", "POST", f"/v1/jobs/{job_id}/cancel")
+        with pytest.raises(LeaseLost):
+            beat.report(Progress("unlearn", 0.2))
+
+
+def test_steps_that_follow_closely_look_at_the_job_once(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = running(floor)
+    looks: list[Any] = []
+    monkeypatch.setattr(leases, "check", lambda *what: looks.append(what))
+    with Heartbeat(floor.db, job_id, 1, every_seconds=1000, lease_seconds=1000, look_seconds=1000) as beat:
+        for step in range(50):
+            beat.report(Progress("unlearn", 0.1, step, 50))
+    assert len(looks) == 1
+
+
+def test_a_look_that_the_database_does_not_answer_stops_nothing(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+    away = Database("postgresql://grail@/nowhere?host=/nonexistent&port=5432")
+    with Heartbeat(away, uuid.uuid4(), 1, every_seconds=1000, lease_seconds=1000, look_seconds=0) as beat:
+        beat.report(Progress("unlearn", 0.1))
+        monkeypatch.setattr(away, "session_factory", lambda: pytest.fail("asked again before the next beat"))
+        beat.report(Progress("unlearn", 0.2))
+
+
+def test_a_process_that_is_to_end_stops_its_computation_but_not_before_it_knows_whether_the_job_is_its_own(
+    floor: Floor,
+) -> None:
+    job_id = running(floor)
+    shutdown = Shutdown()
+    with Heartbeat(floor.db, job_id, 1, every_seconds=1000, lease_seconds=1000, shutdown=shutdown) as beat:
+        beat.report(Progress("unlearn", 0.1))
+        shutdown.asked = True
+        with pytest.raises(Interrupted):
+            beat.report(Progress("unlearn", 0.2))
+    stale = Heartbeat(
+        floor.db, job_id, 9, every_seconds=1000, lease_seconds=1000, look_seconds=0, shutdown=Shutdown(asked=True)
+    )
+    with stale, pytest.raises(LeaseLost):
+        stale.report(Progress("unlearn", 0.2))
 
 
 def test_a_job_that_another_worker_took_over_stops_its_computation(floor: Floor) -> None:

@@ -27,7 +27,7 @@ def tasks(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     import worker.tasks as module
     from worker.celery import celery
 
-    for name in ("plan_batches", "run_job", "publish_job", "sweep"):
+    for name in ("plan_batches", "run_job", "publish_job", "sweep", "deliver"):
         monkeypatch.setitem(celery.tasks[f"grail.{name}"].__dict__, "db", floor.db)
     return module
 
@@ -51,7 +51,8 @@ def test_every_task_is_routed_and_sends_ids_as_json_only(tasks: ModuleType) -> N
     assert celery.conf.accept_content == ["json"]
     assert celery.conf.task_serializer == "json"
     assert celery.conf.task_acks_late and celery.conf.worker_prefetch_multiplier == 1
-    assert {entry["task"] for entry in celery.conf.beat_schedule.values()} == {"grail.plan_batches", "grail.sweep"}
+    rung = {entry["task"] for entry in celery.conf.beat_schedule.values()}
+    assert rung == {"grail.plan_batches", "grail.sweep", "grail.deliver"}
 
 
 def test_the_planner_makes_jobs_and_the_publisher_draws_consequences(tasks: ModuleType, floor: Floor) -> None:
@@ -66,6 +67,7 @@ def test_the_planner_makes_jobs_and_the_publisher_draws_consequences(tasks: Modu
     tasks.publish_job(str(job_id))
     assert floor.request(asked).state == "published"
     tasks.sweep()
+    tasks.deliver()
 
 
 def test_a_message_about_nothing_or_about_what_is_done_does_nothing(tasks: ModuleType, floor: Floor) -> None:

@@ -24,7 +24,7 @@ from grail.objectives.base import Objective, RowLosses, Setting, label_logprobs
 from grail.objectives.divergence import divergence
 
 PRESETS = {"learning_rate": 1e-3, "forget_weight": 1.0, "retain_weight": 1.0}
-OPTIONS = {"over": "label", "upward": 0.2}
+OPTIONS = {"over": "label", "upward": 0.1}
 LIMITS = {"over": ("label", "vocabulary"), "upward": (0.0, 1.0)}
 
 

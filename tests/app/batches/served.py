@@ -13,7 +13,7 @@ from app.batches import service
 from app.db import Database, transaction
 from app.ids import new_id
 from app.keys.service import create_key
-from app.lifecycle import RequestState
+from app.lifecycle import JobState, RequestState
 from app.requests import service as requests
 from app.requests.conflicts import content_digest
 from app.requests.schemas import RequestCreate
@@ -52,6 +52,7 @@ class Service:
             {
                 "served_model": served_model,
                 "domain": domain,
+                "regulation": "none",
                 "forget": [question(number) for number in numbers],
                 "retain": [question(number) for number in retain],
                 **more,
@@ -84,6 +85,17 @@ class Service:
     def withdraw(self, request_id: uuid.UUID) -> None:
         with transaction(self.db) as session:
             requests.withdraw(session, request_id, self.who, NOW)
+
+    def end(
+        self, job_id: uuid.UUID, state: JobState = JobState.CANCELLED, *, after: timedelta = timedelta(0)
+    ) -> None:
+        """A job that is over, and its requests with it."""
+        with transaction(self.db) as session:
+            job = session.get_one(Job, job_id)
+            job.state, job.finished_at = state, job.created_at + after
+            query = select(Request).join(BatchMember).where(BatchMember.batch_id == job.batch_id)
+            for request in session.scalars(query):
+                request.state, request.completed_at = RequestState.FAILED, job.created_at
 
     def job(self, job_id: uuid.UUID) -> Job:
         with self.db.session_factory() as session:

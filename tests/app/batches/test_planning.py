@@ -19,6 +19,8 @@ from app.tables import (
     Batch,
     BatchReason,
     Job,
+    JobKind,
+    Request,
     ServedModel,
 )
 from grail.config import UnlearnConfig
@@ -159,3 +161,60 @@ def test_served_models_keep_their_row_lock_apart_from_those_who_refer_to_it(serv
         other.flush()
         one.rollback()
         other.rollback()
+
+
+def test_halves_of_a_failed_batch_go_alone_whoever_else_waits(served):
+    served.model()
+    first, second, anybody = served.ask(1, retain=[2]), served.ask(3, retain=[4]), served.ask(5, retain=[6])
+    groups = [new_id(), new_id()]
+    for request, group_id in zip((first, second), groups, strict=True):
+        served.change(request, group_id=group_id, state=RequestState.QUEUED)
+    batches = []
+    for _ in range(3):
+        (job_id,) = served.plan(NOW + timedelta(seconds=301))
+        batches.append((served.members(job_id), served.reason(job_id)))
+        served.end(job_id)
+    assert batches == [
+        ({first}, BatchReason.SIZE), ({second}, BatchReason.SIZE), ({anybody}, BatchReason.AGE)
+    ]  # fmt: skip
+
+
+def test_a_job_is_due_when_the_first_of_its_members_is(served):
+    served.model()
+    served.ask(1, retain=[2])
+    soon = served.ask(3, now=NOW - timedelta(days=2))
+    with served.db.session_factory() as session:
+        due = session.get_one(Request, soon).due_at
+    job = served.job(served.run_now())
+    assert (job.kind, job.due_at) == (JobKind.UNLEARN, due)
+
+
+def test_a_batch_closes_earlier_where_jobs_take_long(served):
+    """The margin is what the policy has, and on top of it what one of the last jobs took."""
+    served.model(window_seconds=31 * 86400)
+    served.ask(1, retain=[2])
+    (job_id,) = served.plan(NOW + timedelta(days=23))
+    served.end(job_id, JobState.PUBLISHED, after=timedelta(days=3))
+    request = served.ask(3, retain=[4])
+    assert served.plan(NOW + timedelta(days=20) - timedelta(seconds=1)) == []
+    (job_id,) = served.plan(NOW + timedelta(days=20))
+    assert (served.members(job_id), served.reason(job_id)) == ({request}, BatchReason.DUE)
+
+
+def test_only_requests_that_may_not_mix_are_looked_for_apart(served):
+    """What is read for a batch comes by index, however many requests there are: no whole table, no sort of it."""
+    model = served.model()
+    with transaction(served.db) as session:
+        connection = session.connection()
+        for statement in ("SET LOCAL enable_seqscan = off", "SET LOCAL enable_bitmapscan = off"):
+            connection.exec_driver_sql(statement)
+        apart = "(kind = 'reinstate' OR group_id IS NOT NULL)"
+        found = {}
+        for name, condition in {"ix_request_pending": f"NOT {apart}", "ix_request_pending_apart": apart}.items():
+            query = (
+                f"EXPLAIN SELECT * FROM request WHERE served_model_id = '{model}' AND state IN ('received', 'queued') "  # noqa: S608
+                f"AND {condition} ORDER BY due_at, received_at, id LIMIT 32"
+            )
+            found[name] = "\n".join(row[0] for row in connection.exec_driver_sql(query))
+    assert "using ix_request_pending on" in found["ix_request_pending"]
+    assert "using ix_request_pending_apart on" in found["ix_request_pending_apart"]

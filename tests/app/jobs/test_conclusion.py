@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import func, select
 
 from app.db import transaction
+from app.jobs.failures import FailureKind
 from app.jobs.verdicts import changed_settings
 from app.lifecycle import JobState, RequestState
 from app.tables import Adapter, Audit, Job, ServedModel
@@ -239,7 +240,7 @@ def test_changed_settings_are_settings_however_often_they_change(checks: list[di
 def test_an_error_that_a_further_try_could_mend_sends_requests_back(floor: Floor) -> None:
     asked = floor.ask(1)
     job_id = floor.order()
-    floor.fail(job_id, floor.claim(job_id) or 0, retryable=True, changes={"seed": 5, "learning_rate": 1e-4})
+    floor.fail(job_id, floor.claim(job_id) or 0, FailureKind.SETTINGS, changes={"seed": 5, "learning_rate": 1e-4})
     job = floor.caller.call("operator", "GET", f"/v1/jobs/{job_id}")
     assert (job["state"], job["error"]["type"]) == ("failed", "made-up")
     row = floor.request(asked)
@@ -252,7 +253,7 @@ def test_changes_of_several_tries_add_up(floor: Floor) -> None:
     asked = floor.ask(1)
     for changes in ({"seed": 1, "learning_rate": 1e-3}, {"seed": 2, "retain_weight": 4.0}):
         job_id = floor.order()
-        floor.fail(job_id, floor.claim(job_id) or 0, retryable=True, changes=changes)
+        floor.fail(job_id, floor.claim(job_id) or 0, FailureKind.SETTINGS, changes=changes)
     assert floor.request(asked).settings == {"seed": 2, "learning_rate": 1e-3, "retain_weight": 4.0}
 
 
@@ -260,7 +261,7 @@ def test_the_last_error_shows_the_request_to_a_person(floor: Floor) -> None:
     asked = floor.ask(1)
     for _ in range(3):
         job_id = floor.order()
-        floor.fail(job_id, floor.claim(job_id) or 0, retryable=True)
+        floor.fail(job_id, floor.claim(job_id) or 0, FailureKind.SETTINGS, changes={})
     row = floor.request(asked)
     assert (row.state, row.tries, row.completed_at) == (RequestState.NEEDS_ATTENTION, 3, None)
 
@@ -268,7 +269,7 @@ def test_the_last_error_shows_the_request_to_a_person(floor: Floor) -> None:
 def test_an_error_that_no_try_can_mend_shows_the_request_to_a_person_at_once(floor: Floor) -> None:
     asked = floor.ask(1)
     job_id = floor.order()
-    floor.fail(job_id, floor.claim(job_id) or 0, retryable=False)
+    floor.fail(job_id, floor.claim(job_id) or 0, FailureKind.SETTINGS)
     row = floor.request(asked)
     assert (row.state, row.tries, row.completed_at) == (RequestState.NEEDS_ATTENTION, 1, None)
     assert floor.versions() == [(1, "published", True)]

@@ -5,15 +5,18 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.adapters.files import WrittenVersion
 from app.db import transaction
 from app.jobs import service as jobs
 from app.jobs.errors import LeaseLost
+from app.jobs.failures import Failure, FailureKind
 from app.jobs.leases import MAX_ATTEMPTS
 from app.jobs.progress import MAX_POINTS, SPANS, overall, with_losses
 from app.lifecycle import JobState, RequestState
@@ -22,6 +25,7 @@ from grail.types import Progress
 from tests.app.service import GOOD, LEASE, NOW, Floor, later
 
 DIGEST = "ab" * 32
+WRITTEN = WrittenVersion("people-v000002-abababab", 2, DIGEST, Path("/nowhere"), {})
 
 
 @pytest.fixture
@@ -151,7 +155,18 @@ LATE: dict[str, Callable[[Session, Floor, uuid.UUID, int], Any]] = {
     "evaluated": lambda session, floor, job, token: jobs.evaluated(
         session, job, token, dict(GOOD), None, DIGEST, {}, {}, now=NOW
     ),
-    "fail": lambda session, floor, job, token: jobs.fail(session, job, token, {"type": "x"}, True, NOW),
+    "fail": lambda session, floor, job, token: jobs.fail(
+        session, job, token, Failure(FailureKind.UNKNOWN, {"type": "x"}), NOW
+    ),
+    "transient": lambda session, floor, job, token: jobs.fail(
+        session, job, token, Failure(FailureKind.TRANSIENT, {"type": "x"}), NOW
+    ),
+    "give back": lambda session, floor, job, token: jobs.give_back(session, job, token, NOW),
+    "version": lambda session, floor, job, token: jobs.next_version(session, job, token),
+    "look": lambda session, floor, job, token: jobs.check(session, job, token),
+    "candidate": lambda session, floor, job, token: jobs.evaluated(
+        session, job, token, dict(GOOD), WRITTEN, DIGEST, {}, {}, now=NOW
+    ),
     "held": lambda session, floor, job, token: jobs.held(session, job, token),
 }
 

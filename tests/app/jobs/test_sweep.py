@@ -17,6 +17,7 @@ from sqlalchemy import select
 from app.db import transaction
 from app.embedded.services import EmbeddedServices
 from app.jobs import service as jobs
+from app.jobs.failures import FailureKind
 from app.jobs.service import SETTLED_TICKS, is_due
 from app.tables import Job
 from tests.app.service import BAD, GOOD, LEASE, NOW, Floor, later
@@ -90,6 +91,30 @@ def test_a_queued_job_whose_message_was_lost_is_rung_again(floor: Floor, broker:
     assert broker.messages() == [("gpu", "grail.run_job", [str(job_id)])]
 
 
+def test_a_job_that_was_put_off_is_rung_when_its_time_has_come(floor: Floor, broker: Broker) -> None:
+    floor.ask(1)
+    job_id = floor.order()
+    floor.fail(job_id, floor.claim(job_id) or 0, FailureKind.TRANSIENT)
+    broker.empty()
+    due = floor.job(job_id).not_before
+    assert due is not None
+    assert sweep(floor, due - timedelta(seconds=0.1)) == []
+    assert sweep(floor, due) == [job_id]
+    assert broker.messages() == [("gpu", "grail.run_job", [str(job_id)])]
+
+
+def test_a_job_that_was_given_back_is_rung_at_once(floor: Floor, broker: Broker) -> None:
+    floor.ask(1)
+    job_id = floor.order()
+    token = floor.claim(job_id) or 0
+    broker.empty()
+    with transaction(floor.db) as session:
+        jobs.give_back(session, job_id, token, later(1e6))
+    assert broker.messages() == [("gpu", "grail.run_job", [str(job_id)])]
+    broker.empty()
+    assert sweep(floor, later(1e6 + 1)) == [job_id], "and in the next sweep, should that bell be lost"
+
+
 def test_a_running_job_is_left_alone_until_its_lease_runs_out(floor: Floor, broker: Broker) -> None:
     floor.ask(1)
     job_id = floor.order()
@@ -122,7 +147,7 @@ def test_what_is_over_or_waits_for_a_person_is_not_rung(floor: Floor, broker: Br
     floor.ask(1)
     if end == "failed":
         job_id = floor.order()
-        floor.fail(job_id, floor.claim(job_id) or 0, retryable=False)
+        floor.fail(job_id, floor.claim(job_id) or 0, FailureKind.SETTINGS)
     elif end == "cancelled":
         floor.caller.call("operator", "POST", f"/v1/jobs/{floor.order()}/cancel")
     else:

@@ -15,7 +15,7 @@ from sqlalchemy import select
 from app.db import Database, transaction
 from app.lifecycle import RequestState
 from app.main import create_app
-from app.requests import service
+from app.requests import clocks, service
 from app.tables import Audit, Example, Request
 from grail.types import Role, Segment
 from tests.fixtures.served import add_model, question
@@ -75,8 +75,9 @@ def test_a_request_is_there_with_its_clock_once_it_is_answered(client, keys, db)
     assert made["state"] == "received"
     assert (made["forget_items"], made["retain_items"], made["probes"]) == (2, 1, 1)
     received, due = (datetime.fromisoformat(made[name]) for name in ("received_at", "due_at"))
-    assert due - received == timedelta(days=30)
-    assert made["days_left"] in (29, 30)
+    assert due == clocks.add_months(received, 1)
+    assert made["days_left"] in ((due - received).days - 1, (due - received).days)
+    assert (made["regulation"], made["kind"], made["overdue"], made["hold"]) == ("gdpr", "erase", False, None)
     assert (made["tries"], made["outcome"], made["job_id"], made["completed_at"]) == (0, None, None, None)
     with db.session_factory() as session:
         rows = session.scalars(select(Example).order_by(Example.position)).all()

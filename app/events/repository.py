@@ -1,0 +1,141 @@
+"""Every statement on events.
+
+An event's number is given before its commit, so that a smaller one may appear after a larger one was read. Readers go
+by (xid, id) and stop below the oldest transaction that is still open: nothing can appear behind them.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Select, Text, func, literal, or_, select, text, tuple_, update
+from sqlalchemy.orm import Session
+from sqlalchemy.orm.util import identity_key
+
+from app.events.positions import Position
+from app.tables import BatchMember, Event, Job, Key, Request, ServedModel, Webhook
+
+SUBJECTS: dict[str, type[Request] | type[Job]] = {"request": Request, "job": Job}
+NEXT = text("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
+UNSEEN = {"synchronize_session": False}
+SETTLED = text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
+
+
+@dataclass(frozen=True, slots=True)
+class EventFilter:
+    """What a reader wants. `owner` None means: everybody's. Kinds may end in `.*`."""
+
+    owner: uuid.UUID | None = None
+    request_id: uuid.UUID | None = None
+    job_id: uuid.UUID | None = None
+    served_model: str | None = None
+    kinds: tuple[str, ...] = ()
+
+
+def model_of(session: Session, table: type[Any], subject: uuid.UUID) -> uuid.UUID | None:
+    """The served model of a request or job: as the session knows it, else as it is stored."""
+    known = session.identity_map.get(identity_key(table, subject))
+    if known is not None:
+        found: uuid.UUID = known.served_model_id
+        return found
+    with session.no_autoflush:
+        return session.scalars(select(table.served_model_id).where(table.id == subject)).one_or_none()
+
+
+def settled_before(session: Session) -> int:
+    """The oldest transaction that is still open: whatever lies below it is all there is."""
+    return int(session.execute(SETTLED).scalar_one())
+
+
+def last_restored(session: Session) -> int | None:
+    """The number of the last event that another cluster's transaction wrote; None when there is none: transaction
+    numbers begin anew where a dump is restored."""
+    future = int(session.execute(NEXT).scalar_one())
+    newest = session.scalar(select(func.max(Event.xid))) or 0
+    return session.scalar(select(func.max(Event.id)).where(Event.xid >= future)) if newest >= future else None
+
+
+def put_in_front(session: Session, last: int) -> None:
+    """Let all events up to that number come before whatever this cluster writes."""
+    session.execute(update(Event).where(Event.id <= last).values(xid=0), execution_options=UNSEEN)
+
+
+def after(session: Session, wanted: EventFilter, position: Position, *, below: int, limit: int) -> list[Event]:
+    """At most `limit` events behind `position` of transactions below `below`, in their order."""
+    statement = (
+        select(Event)
+        .where(tuple_(Event.xid, Event.id) > tuple_(literal(position.xid), literal(position.id)), Event.xid < below)
+        .order_by(Event.xid, Event.id)
+        .limit(limit)
+    )
+    return list(session.scalars(_narrowed(statement, wanted)))
+
+
+def any_open(session: Session, wanted: EventFilter, *, below: int) -> bool:
+    """Whether events are committed that wait for an older transaction to end."""
+    statement = select(Event.id).where(Event.xid >= below).limit(1)
+    return session.scalars(_narrowed(statement, wanted)).first() is not None
+
+
+def touched(session: Session, position: Position, *, below: int) -> tuple[set[uuid.UUID], bool]:
+    """(requests and jobs with events behind `position`, whether there are any)."""
+    rows = session.execute(
+        select(Event.request_id, Event.job_id)
+        .where(tuple_(Event.xid, Event.id) > tuple_(literal(position.xid), literal(position.id)), Event.xid < below)
+        .distinct()
+    ).all()
+    return {subject for row in rows for subject in row if subject is not None}, bool(rows)
+
+
+def model_names(session: Session, model_ids: set[uuid.UUID]) -> dict[uuid.UUID, str]:
+    """Name of each served model."""
+    rows = session.execute(select(ServedModel.id, ServedModel.name).where(ServedModel.id.in_(model_ids)))
+    return {row.id: row.name for row in rows}
+
+
+def key_holds(session: Session, key_id: uuid.UUID) -> bool:
+    """Whether a key is there and not revoked."""
+    statement = select(Key.id).where(Key.id == key_id, Key.revoked_at.is_(None))
+    return session.scalars(statement).first() is not None
+
+
+def state_of(session: Session, table: type[Any], subject: uuid.UUID) -> Any:
+    """The state of a request or job as it is committed now."""
+    return session.scalars(select(table.state).where(table.id == subject)).one_or_none()
+
+
+def _narrowed(statement: Select[Any], wanted: EventFilter) -> Select[Any]:
+    if wanted.request_id is not None:
+        statement = statement.where(Event.request_id == wanted.request_id)
+    if wanted.job_id is not None:
+        statement = statement.where(Event.job_id == wanted.job_id)
+    if wanted.served_model is not None:
+        named = select(ServedModel.id).where(ServedModel.name == wanted.served_model).scalar_subquery()
+        statement = statement.where(Event.served_model_id == named)
+    if wanted.kinds:
+        statement = statement.where(_kinds(wanted.kinds))
+    if wanted.owner is not None and wanted.request_id is None and wanted.job_id is None:
+        statement = statement.where(_of_owner(wanted.owner))
+    return statement
+
+
+def _kinds(kinds: Sequence[str]) -> Any:
+    whole = [kind for kind in kinds if not kind.endswith(".*")]
+    parts = [Event.kind.startswith(kind[:-1], autoescape=True) for kind in kinds if kind.endswith(".*")]
+    return or_(Event.kind.in_(whole), *parts)
+
+
+def _of_owner(owner: uuid.UUID) -> Any:
+    """Events of their requests, of jobs with a request of theirs, and of their webhooks."""
+    mine = select(Request.id).where(Request.created_by == owner)
+    jobs = (
+        select(Job.id)
+        .join(BatchMember, BatchMember.batch_id == Job.batch_id)
+        .join(Request, Request.id == BatchMember.request_id)
+        .where(Request.created_by == owner)
+    )
+    webhooks = select(Webhook.id.cast(Text)).where(Webhook.created_by == owner)
+    return or_(Event.request_id.in_(mine), Event.job_id.in_(jobs), Event.data["webhook_id"].astext.in_(webhooks))

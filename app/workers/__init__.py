@@ -1,0 +1,1 @@
+"""Workers that compute jobs: they say that they are there, and how much memory they have."""
