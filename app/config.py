@@ -29,6 +29,8 @@ class Settings(BaseSettings):
     max_note_chars: int = Field(2_000, gt=0, le=2_000, description="As wide as its column at most.")
     max_reference_chars: int = Field(200, gt=0, le=200, description="As wide as its columns at most.")
     max_retain_set_items: int = Field(20_000, gt=0)
+    max_import_bytes: int = Field(256 * 1024 * 1024, gt=0)
+    max_import_rows: int = Field(100_000, gt=0)
     page_limit_max: int = Field(200, gt=0)
 
     request_due_days: int = Field(30, gt=0)

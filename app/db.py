@@ -19,7 +19,10 @@ from sqlalchemy.orm import Session, sessionmaker
 from app import queue
 from app.errors import Unavailable
 
-IN_DOUBT = "It went away while it stored the change: look whether the change is there before you send it again."
+IN_DOUBT = (
+    "It went away while it stored the change: look whether the change is there before you send it again. A call with "
+    "an Idempotency-Key can be sent again as it was."
+)
 
 
 class Database:

@@ -43,6 +43,7 @@ class RequestEvent(StrEnum):
     RESUME_AS_NOTICE = "resume_as_notice"
     LINK = "link"
     UNLINK = "unlink"  # the one that it was linked to ended without an erasure
+    UNLINK_AS_NOTICE = "unlink_as_notice"  # the same, and a person has to validate it
     REFUSE = "refuse"
     COUNTER = "counter"
     DISMISS = "dismiss"  # the counter-notice was not followed
@@ -105,7 +106,9 @@ REQUEST_MOVES: dict[tuple[RequestState, RequestEvent], RequestState] = {
     (_R.NOTICE, _RE.VALIDATE): _R.QUEUED,
     (_R.NOTICE, _RE.WITHDRAW): _R.WITHDRAWN,
     (_R.RECEIVED, _RE.LINK): _R.LINKED,
+    (_R.NOTICE, _RE.LINK): _R.LINKED,
     (_R.LINKED, _RE.UNLINK): _R.QUEUED,
+    (_R.LINKED, _RE.UNLINK_AS_NOTICE): _R.NOTICE,
     (_R.LINKED, _RE.PUBLISH): _R.PUBLISHED,
     (_R.LINKED, _RE.WITHDRAW): _R.WITHDRAWN,
     **{(state, _RE.HOLD): _R.ON_HOLD for state in _OPEN_TO_A_PERSON},

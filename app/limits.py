@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
@@ -23,16 +24,17 @@ class _Exceeded(Exception):
 
 class BodyLimit:
     """Refuses bodies over `max_bytes`, by Content-Length at once and otherwise while counting; and bodies that are not
-    JSON."""
+    JSON. Paths in `file_bytes` take files: bodies with a bound of their own, whose kind their endpoint looks at."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self.app, self.max_bytes = app, max_bytes
+    def __init__(self, app: ASGIApp, max_bytes: int, file_bytes: Mapping[str, int] | None = None) -> None:
+        self.app, self.max_bytes, self.file_bytes = app, max_bytes, dict(file_bytes or {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        refusal = self._refusal(scope)
+        max_bytes = self.file_bytes.get(scope["path"], self.max_bytes)
+        refusal = self._refusal(scope, max_bytes)
         if refusal is not None:
             await answer(refusal)(scope, receive, send)
             return
@@ -42,13 +44,13 @@ class BodyLimit:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > self.max_bytes:
+            if seen > max_bytes:
                 raise _Exceeded
             return message
 
         async def unless_exceeded(message: Message) -> None:
             nonlocal started
-            if seen > self.max_bytes and not started:  # whoever read the body answers our exception in its own way
+            if seen > max_bytes and not started:  # whoever read the body answers our exception in its own way
                 raise _Exceeded
             started = True
             await send(message)
@@ -58,21 +60,23 @@ class BodyLimit:
         except _Exceeded:
             if started:
                 raise
-            await answer(self._too_large())(scope, receive, send)
+            await answer(_too_large(max_bytes))(scope, receive, send)
 
-    def _too_large(self) -> ServiceError:
-        return TooLarge(f"the body has more than {self.max_bytes} bytes", limit_bytes=self.max_bytes)
-
-    def _refusal(self, scope: Scope) -> ServiceError | None:
+    def _refusal(self, scope: Scope, max_bytes: int) -> ServiceError | None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self.max_bytes:
-            return self._too_large()
+        if length.isdigit() and int(length) > max_bytes:
+            return _too_large(max_bytes)
         kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
         has_body = b"transfer-encoding" in headers or (length.isdigit() and int(length) > 0)
-        if has_body and scope["method"] in {"POST", "PUT", "PATCH"} and not _is_json(kind):
+        is_file = scope["path"] in self.file_bytes
+        if has_body and scope["method"] in {"POST", "PUT", "PATCH"} and not is_file and not _is_json(kind):
             return UnsupportedMediaType("the body has no JSON content type")
         return None
+
+
+def _too_large(max_bytes: int) -> ServiceError:
+    return TooLarge(f"the body has more than {max_bytes} bytes", limit_bytes=max_bytes)
 
 
 def _is_json(kind: bytes) -> bool:

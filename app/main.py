@@ -17,6 +17,8 @@ from app.description import router as description
 from app.errors import LastBorder, Problem, install_handlers
 from app.events.endpoints import router as events
 from app.events.streams import Streams
+from app.imports.endpoints import PATH as IMPORTS
+from app.imports.endpoints import router as imports
 from app.jobs.endpoints import router as jobs
 from app.limits import BodyLimit, RequestIds
 from app.logs import configure_logs
@@ -60,11 +62,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )  # fmt: skip
     install_handlers(app)
     for router in (
-        requests, decisions, jobs, events, webhooks, opendsr, reports, served_models, adapters, methods, description,
-        health.router,
+        requests, decisions, imports, jobs, events, webhooks, opendsr, reports, served_models, adapters, methods,
+        description, health.router,
     ):  # fmt: skip
         app.include_router(router)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        BodyLimit, max_bytes=settings.max_body_bytes, file_bytes={IMPORTS: settings.max_import_bytes}
+    )
     app.add_middleware(LastBorder)
     app.add_middleware(RequestIds)  # the last one added is the outermost
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way

@@ -27,6 +27,7 @@ QUEUES: dict[str, dict[str, str]] = {
     "grail.run_job": {"queue": GPU},
     "grail.plan_batches": {"queue": CONTROL},
     "grail.publish_job": {"queue": CONTROL},
+    "grail.run_import": {"queue": CONTROL},
     "grail.sweep": {"queue": CONTROL},
     "grail.deliver": {"queue": CONTROL},
 }

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import uuid
 from pathlib import Path
 from typing import Protocol
@@ -69,6 +70,40 @@ class FileStore:
                 raise StorageFull("a document could not be stored") from None
             raise
         return digest
+
+    def put_file(self, source: Path) -> str:
+        """Keep a copy of a file, whatever its size; its digest. Raises StorageFull."""
+        with source.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        path = self.path(digest)
+        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, partial)
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+            sync_directory(path.parent)
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise StorageFull("a document could not be stored") from None
+            raise
+        finally:
+            partial.unlink(missing_ok=True)
+        return digest
+
+    def checked(self, digest: str) -> Path:
+        """Where a blob lies, its bytes compared with its digest: for those too large to be read whole. Raises NotFound,
+        BlobDamaged."""
+        path = self.path(digest)
+        try:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            raise NotFound("a stored document is missing") from None
+        if found != digest:
+            raise BlobDamaged("the bytes no longer have the digest under which they were stored")
+        return path
 
     def _place(self, path: Path, data: bytes) -> None:
         """Write under a name of this call's own: another thread may be writing the same."""

@@ -16,6 +16,7 @@ from cli.demo import demo
 from cli.doctor import doctor, model_path
 from cli.events import events
 from cli.failures import CommandFailed
+from cli.imports import import_file
 from cli.jobs import jobs
 from cli.keys import keys, migrate
 from cli.methods import methods
@@ -42,6 +43,7 @@ app.command("worker", rich_help_panel=RUN)(run_worker)
 app.command(rich_help_panel=RUN)(migrate)
 app.add_typer(keys, name="keys", rich_help_panel=RUN)
 app.add_typer(models, name="models", rich_help_panel=USE)
+requests.command("import")(import_file)
 app.add_typer(requests, name="requests", rich_help_panel=USE)
 app.add_typer(jobs, name="jobs", rich_help_panel=USE)
 app.add_typer(adapters, name="adapters", rich_help_panel=USE)

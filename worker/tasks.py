@@ -7,6 +7,9 @@ from datetime import UTC, datetime
 
 from app.batches import service as batches
 from app.db import transaction
+from app.idempotency import service as idempotency
+from app.imports import run as imports
+from app.imports import service as import_service
 from app.jobs import service as jobs
 from worker.celery import celery
 from worker.task import SenderTask, ServiceTask
@@ -34,11 +37,21 @@ def publish_job(self: ServiceTask, job_id: str) -> None:
         jobs.conclude(session, uuid.UUID(job_id), datetime.now(UTC))
 
 
+@celery.task(name="grail.run_import", base=ServiceTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated
+def run_import(self: ServiceTask, import_id: str) -> None:
+    """Take an import up and bring it to its end; nothing if somebody else has it or it is done."""
+    imports.run(self.db, self.settings, uuid.UUID(import_id))
+
+
 @celery.task(name="grail.sweep", base=ServiceTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated
 def sweep(self: ServiceTask) -> None:
     """Ring again for what waits: messages may be lost, workers may die."""
     with transaction(self.db) as session:
         jobs.sweep(session, datetime.now(UTC))
+    with transaction(self.db) as session:
+        import_service.sweep(session, datetime.now(UTC))
+    with transaction(self.db) as session:
+        idempotency.purge(session, datetime.now(UTC))
 
 
 @celery.task(name="grail.deliver", base=SenderTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated

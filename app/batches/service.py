@@ -47,7 +47,10 @@ from grail.config import GENERAL, NothingNamed, UnlearnConfig
 from grail.plan import Workload
 from grail.types import Role
 
-__all__ = ["BatchPlan", "PendingRequest", "Remainder", "batch_again", "group", "leave", "plan", "preview", "run_now"]
+__all__ = [
+    "BatchPlan", "PendingRequest", "Remainder", "batch_again", "group", "hold_job", "leave", "plan", "preview",
+    "run_now",
+]  # fmt: skip
 
 QUEUE_AT_ONCE = 500
 """Received requests of one model that one pass of the planner acknowledges."""
@@ -119,6 +122,11 @@ def preview(
         due_to_close=due_to_close,
         obstacle=f"{obstacle.detail}. {obstacle.how_to_mend}" if obstacle else _passed_over(policy, counts),
     )
+
+
+def hold_job(session: Session, request_id: uuid.UUID) -> None:
+    """Hold the job of a batched request, before the request itself is held."""
+    repository.job_of_request(session, request_id)
 
 
 def leave(session: Session, request_id: uuid.UUID, now: datetime) -> Remainder | None:

@@ -26,6 +26,9 @@ from app.errors import (
     UnsupportedMediaType,
     problem_responses,
 )
+from app.idempotency.dependency import REPLAYED_HEADER, OnlyOnce
+from app.idempotency.errors import KeyReused, StillAtWork
+from app.idempotency.service import Told
 from app.jobs import service
 from app.jobs.errors import NotAwaitingApproval, NotCancellable
 from app.jobs.schemas import JobOrder, JobPage, JobView, Refusal
@@ -76,7 +79,10 @@ def browse(
         200: {"model": BatchPreview, "description": "Dry run: what would be batched and what it would cost"},
         202: {
             "description": "A job was queued for good",
-            "headers": {"Location": {"description": "address of the job", "schema": {"type": "string"}}},
+            "headers": {
+                "Location": {"description": "address of the job", "schema": {"type": "string"}},
+                **REPLAYED_HEADER,
+            },
         },
         **problem_responses(
             BadRequest,
@@ -91,19 +97,24 @@ def browse(
             BreakerOpen,
             NothingPending,
             NoActiveAdapter,
+            KeyReused,
+            StillAtWork,
             Unavailable,
             TokeniserMissing,
         ),
     },
 )
-def order(asked: JobOrder, response: Response, session: DbSession, who: Operator, now: Now) -> Response | JobView:
+def order(asked: JobOrder, session: DbSession, who: Operator, now: Now, once: OnlyOnce) -> Response:
     """Batches what is pending now, whatever the policy's window says. With `dry_run` nothing is written."""
     if asked.dry_run:
         preview = service.preview(session, asked, now)
         return Response(preview.model_dump_json(), media_type="application/json")
-    job = service.order(session, asked, who, now)
-    response.headers["Location"] = f"{router.prefix}/{job.id}"
-    return job
+
+    def work() -> Told:
+        job = service.order(session, asked, who, now)
+        return Told(job, 202, {"Location": f"{router.prefix}/{job.id}"})
+
+    return once(work)
 
 
 @router.get(

@@ -6,11 +6,12 @@ import uuid
 from importlib.metadata import version
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from app.auth import Principal, require
 from app.db import DbSession
 from app.errors import NotFound, Unauthorised, Unavailable, Unprocessable, problem_responses
+from app.preconditions import IfNoneMatch, is_known
 from app.reports import html, pdf, service
 from app.reports.negotiation import NotAcceptable, choose
 from app.reports.schemas import Format, Issued, openapi_schema
@@ -60,7 +61,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 )  # fmt: skip
 def read(
     job_id: uuid.UUID, session: DbSession, who: Anyone, blobs: Blobs, format_: Wanted,
-    if_none_match: Annotated[str | None, Header(max_length=2000)] = None,
+    if_none_match: IfNoneMatch = None,
 ) -> Response:  # fmt: skip
     """As canonical JSON, as one HTML file that loads nothing, or as PDF for the archive and for a signature.
 
@@ -71,7 +72,7 @@ def read(
     issued = service.read(session, job_id, who, blobs)
     tag = service.entity_tag(issued, _shown(format_))
     headers = {"ETag": tag, "Vary": "Accept, Authorization"}
-    if _knows(if_none_match, tag):
+    if is_known(if_none_match, tag):
         return Response(status_code=304, headers=headers)
     headers["Content-Disposition"] = f'inline; filename="grail-report-{job_id}.{format_}"'
     if format_ is Format.HTML:
@@ -91,8 +92,3 @@ def _shown(format_: Format) -> str:
     """The representation: pages may look otherwise in another version of the service, the JSON may not."""
     return "json" if format_ is Format.JSON else f"{format_}/{version('grail-server')}"
 
-
-def _knows(if_none_match: str | None, tag: str) -> bool:
-    """Whether the header names the tag (weak comparison, RFC 9110, 13.1.2)."""
-    named = [part.strip().removeprefix("W/") for part in (if_none_match or "").split(",")]
-    return tag in named or named == ["*"]

@@ -16,8 +16,9 @@ from datetime import datetime
 from sqlalchemy.orm import Session
 
 from app.audit.service import record
-from app.requests import repository
+from app.requests import duplicates_repository, repository
 from app.tables import Request
+from grail.types import Segment
 
 
 def normalise(text: str) -> str:
@@ -55,6 +56,37 @@ def erase_from_standing(session: Session, request: Request, digests: Sequence[st
     repository.lock_model(session, request.served_model_id)
     for example_id in repository.take_out(session, request.served_model_id, digests, by=request.id, now=now):
         _audit(session, "retain.erased", example_id, request.id)
+
+
+def settle(session: Session, served_model_id: uuid.UUID, request_ids: Sequence[uuid.UUID], now: datetime) -> None:
+    """For many requests that were just stored with all their retain items standing: what any active request forgets,
+    one of these or another, does not stand. The caller holds the served model's row.
+
+    The same as `being_forgotten` and `erase_from_standing` for one after the other, in a few statements.
+    """
+    contents = duplicates_repository.contents_of(session, request_ids)
+    retained = {one.digest for one in contents if one.standing}
+    erasers = repository.forgotten_digests(session, served_model_id, retained)
+    forgets = {
+        one.digest: one.request_id
+        for one in sorted(contents, key=lambda one: one.request_id, reverse=True)
+        if one.segment is Segment.FORGET
+    }
+    standing = duplicates_repository.standing_among(session, served_model_id, forgets)
+    for digest, eraser in sorted((erasers | {digest: forgets[digest] for digest in standing - erasers.keys()}).items()):
+        for example_id in repository.take_out(session, served_model_id, [digest], by=eraser, now=now):
+            _audit(session, "retain.erased", example_id, eraser)
+
+
+def let_stand(session: Session, request: Request, now: datetime) -> None:
+    """The retain items of a request that rested come to stand, but for those that an active request forgets."""
+    repository.lock_model(session, request.served_model_id)
+    rows = duplicates_repository.resting_items(session, request.id)
+    blocked = repository.forgotten_digests(session, request.served_model_id, rows)
+    repository.put_back(session, [row_id for digest, row_id in rows.items() if digest not in blocked])
+    for digest, eraser in sorted(blocked.items()):
+        duplicates_repository.keep_out(session, [rows[digest]], by=eraser, now=now)
+        _audit(session, "retain.erased", rows[digest], eraser)
 
 
 def release(session: Session, request: Request, now: datetime) -> None:

@@ -21,7 +21,11 @@ from app.errors import (
     UnsupportedMediaType,
     problem_responses,
 )
+from app.idempotency.dependency import REPLAYED_HEADER, OnlyOnce
+from app.idempotency.errors import KeyReused, StillAtWork
+from app.idempotency.service import Told
 from app.lifecycle import RequestState
+from app.preconditions import ETAG, NOT_MODIFIED, IfNoneMatch, PreconditionFailed, is_known, not_modified
 from app.requests import service
 from app.requests.errors import (
     BadCursor,
@@ -35,6 +39,7 @@ from app.requests.errors import (
     UnknownServedModel,
     WithdrawalForbidden,
 )
+from app.requests.matching import AsExpected, tagged
 from app.requests.schemas import ModelName, Moment, Reference, RequestCreate, RequestFilter, RequestPage, RequestView
 from app.tables import Regulation, RequestDomain, RequestKind
 from app.tokens import TokeniserMissing
@@ -60,7 +65,11 @@ Now = Annotated[datetime, Depends(_now)]
     responses={
         202: {
             "description": "Stored for good; the due date is in the resource",
-            "headers": {"Location": {"description": "address of the request", "schema": {"type": "string"}}},
+            "headers": {
+                "Location": {"description": "address of the request", "schema": {"type": "string"}},
+                **ETAG,
+                **REPLAYED_HEADER,
+            },
         },
         **problem_responses(
             BadRequest,
@@ -74,20 +83,25 @@ Now = Annotated[datetime, Depends(_now)]
             Contradiction,
             DuplicateItem,
             FactNotInText,
+            KeyReused,
+            StillAtWork,
             Unavailable,
             TokeniserMissing,
         ),
     },
 )
 def submit(
-    payload: RequestCreate, request: Request, response: Response, session: DbSession, who: Who, now: Now
-) -> RequestView:
+    payload: RequestCreate, request: Request, session: DbSession, who: Who, now: Now, once: OnlyOnce
+) -> Response:
     """Answered after the commit only. Forget items leave the served model's standing retain set at once and go into
     the next batch; retain items join that set. A request with retain items only is `standing` from now on. Where the
     policy has `validate_notices`, a copyright request waits as `notice` for an officer."""
-    view = service.submit(session, payload, who, now, due_days=request.app.state.settings.request_due_days)
-    response.headers["Location"] = f"{router.prefix}/{view.id}"
-    return view
+
+    def work() -> Told:
+        view = service.submit(session, payload, who, now, due_days=request.app.state.settings.request_due_days)
+        return Told(view, 202, {"Location": f"{router.prefix}/{view.id}", "ETag": view.etag})
+
+    return once(work)
 
 
 @router.get(
@@ -134,29 +148,42 @@ def browse(
 @router.get(
     "/{request_id}",
     summary="One request",
-    responses=problem_responses(Unauthorised, ContentsForbidden, NotFound, Unprocessable, Unavailable),
+    response_model=RequestView,
+    responses={
+        200: {"headers": ETAG},
+        **NOT_MODIFIED,
+        **problem_responses(Unauthorised, ContentsForbidden, NotFound, Unprocessable, Unavailable),
+    },
 )
 def read(
     request_id: uuid.UUID,
+    response: Response,
     session: DbSession,
     who: Who,
     now: Now,
+    if_none_match: IfNoneMatch = None,
     include: Annotated[
         Literal["items"] | None, Query(description="`items`: its texts too, for the owner and officers")
     ] = None,
-) -> RequestView:
+) -> Response | RequestView:
     """Its state, its clock, and in numbers how it went."""
-    return service.read(session, request_id, who, now, with_items=include == "items")
+    view = service.read(session, request_id, who, now, with_items=include == "items")
+    return not_modified(view.etag) if is_known(if_none_match, view.etag) else tagged(response, view)
 
 
 @router.delete(
     "/{request_id}",
     summary="Withdraw a request that no job works on yet",
-    responses=problem_responses(
-        Unauthorised, WithdrawalForbidden, NotFound, NotWithdrawable, Unprocessable, Unavailable
-    ),
+    responses={
+        200: {"headers": ETAG},
+        **problem_responses(
+            Unauthorised, WithdrawalForbidden, NotFound, NotWithdrawable, PreconditionFailed, Unprocessable, Unavailable
+        ),
+    },
 )
-def withdraw(request_id: uuid.UUID, session: DbSession, who: Who, now: Now) -> RequestView:
+def withdraw(
+    request_id: uuid.UUID, response: Response, session: DbSession, who: Who, now: Now, _: AsExpected
+) -> RequestView:
     """Possible while it is pending, batched but not running, or in need of attention. What it had taken out of the
     standing retain set comes back, unless another request forgets the same; its own retain items leave."""
-    return service.withdraw(session, request_id, who, now)
+    return tagged(response, service.withdraw(session, request_id, who, now))

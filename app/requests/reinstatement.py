@@ -53,7 +53,7 @@ def reinstate(
     _check(session, original)
     request = _request(original, model, who, now)
     rows = _kept(session, original, now) if items is None else _anew(session, original, model, items)
-    repository.add(session, request, _owned(rows, request))
+    repository.add(session, [request], _owned(rows, request))
     if repository.reinstatements_contested(session, [request.id]):
         raise ErasedByAnother
     note(session, "received", request, who, now, original_id=str(original.id), retain_items=len(rows))

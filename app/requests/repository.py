@@ -45,9 +45,9 @@ def model_names(session: Session, limit: int) -> list[str]:
     return list(session.scalars(select(ServedModel.name).order_by(ServedModel.name).limit(limit)))
 
 
-def add(session: Session, request: Request, examples: Iterable[Mapping[str, Any]]) -> None:
-    """Insert a request and its examples. An item comes before its probes, since they refer to it."""
-    session.add(request)
+def add(session: Session, requests: Sequence[Request], examples: Iterable[Mapping[str, Any]]) -> None:
+    """Insert requests and their examples. An item comes before its probes, since they refer to it."""
+    session.add_all(requests)
     session.flush()
     for rows in _chunks(examples, INSERT_ROWS):
         session.execute(insert(Example), rows)

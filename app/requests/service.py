@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -15,8 +16,9 @@ from app.auth import Principal, Role
 from app.batches import service as batches
 from app.errors import NotFound
 from app.ids import new_id
-from app.lifecycle import IllegalMove, RequestEvent, advance_request
-from app.requests import conflicts, repository
+from app.lifecycle import IllegalMove, RequestEvent, RequestState, advance_request
+from app.preconditions import entity_tag, require_match
+from app.requests import conflicts, duplicates, repository
 from app.requests import entries as rules
 from app.requests.access import owns_or_judges
 from app.requests.checks import check, check_lengths
@@ -45,20 +47,51 @@ def submit(session: Session, payload: RequestCreate, who: Principal, now: dateti
 
     Raises UnknownServedModel, NothingAsked, FactNotInText, DuplicateItem, Contradiction and TextTooLong.
     """
-    model = known_model(session, payload.served_model)
+    asked = prepare(payload, known_model(session, payload.served_model), who, now, due_days=due_days)
+    _place(session, asked, now)
+    return views_of(session, [asked.request], now, who)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request that was checked and is not stored yet. `began` is the state that it starts in, unless it is linked."""
+
+    request: Request
+    entries: Sequence[Entry]
+    began: RequestState
+
+
+def prepare(payload: RequestCreate, model: ServedModel, who: Principal, now: datetime, *, due_days: int) -> Asked:
+    """Check what is asked, and make its row. Raises what `submit` raises, but for UnknownServedModel."""
     receipt = receive(payload, Policy.model_validate(model.policy), now, due_days)
-    request_id = new_id(payload.received_at)
+    request_id = new_id(payload.received_at or now)
     found = rules.entries(payload, payload.subject_reference or f"request-{request_id}")
     check(found)
     check_lengths(found, model)
     request = _request(request_id, payload, who, model, receipt)
-    retained = {entry.digest for entry in found if _protects(entry)}
-    forgotten = [entry.digest for entry in found if entry.segment is Segment.FORGET and entry.role in rules.FORGOTTEN]
-    blocked = conflicts.being_forgotten(session, model.id, retained)
-    repository.add(session, request, _rows(found, request, blocked, now))
-    _audit_receipt(session, request, found, blocked, now)
-    conflicts.erase_from_standing(session, request, forgotten, now)
-    return views_of(session, [request], now, who)[0]
+    if payload.forget:
+        request.fingerprint = duplicates.fingerprint(payload.domain, found)
+    return Asked(request, found, receipt.state)
+
+
+def store(session: Session, asked: Sequence[Asked], blocked: Mapping[str, uuid.UUID], now: datetime) -> None:
+    """Write requests with their items and leaves. Retain items with a digest in `blocked` (and which request forgets
+    it) do not stand."""
+    rows = (row for one in asked for row in _rows(one.entries, one.request, blocked, now))
+    repository.add(session, [one.request for one in asked], rows)
+    for one in asked:
+        _audit_receipt(session, one, blocked, now)
+
+
+def _place(session: Session, asked: Asked, now: datetime) -> None:
+    """Store one request: linked if it is asked already, its retain items where nobody forgets them, what it forgets out
+    of the standing set."""
+    request = asked.request
+    retained = {entry.digest for entry in asked.entries if _protects(entry)}
+    blocked = conflicts.being_forgotten(session, request.served_model_id, retained)
+    duplicates.link(session, request)
+    store(session, [asked], blocked, now)
+    conflicts.erase_from_standing(session, request, _forgotten(asked.entries), now)
 
 
 def read(session: Session, request_id: uuid.UUID, who: Principal, now: datetime, *, with_items: bool) -> RequestView:
@@ -98,6 +131,18 @@ def _by_due_date(
     return RequestPage(items=views_of(session, shown, now, who), next_cursor=following)
 
 
+def expect(session: Session, request_id: uuid.UUID, who: Principal, if_match: str) -> None:
+    """Hold the request if it is still as the header names it. Raises NotFound, PreconditionFailed.
+
+    All that a change of it may lock is locked here, in the order served model, job, request.
+    """
+    request = _visible(session, request_id, who)
+    repository.lock_model(session, request.served_model_id)
+    if repository.state_now(session, request.id) is RequestState.BATCHED:
+        batches.hold_job(session, request.id)
+    require_match(if_match, entity_tag(repository.locked(session, request_id).xmin))
+
+
 def withdraw(session: Session, request_id: uuid.UUID, who: Principal, now: datetime) -> RequestView:
     """Withdraw a request that nobody works on yet. What it took out of the standing set comes back; its items leave.
 
@@ -122,6 +167,7 @@ def withdraw(session: Session, request_id: uuid.UUID, who: Principal, now: datet
         key_id=str(who.key_id),
     )
     conflicts.release(session, request, now)
+    duplicates.ended_without_erasure(session, request, now)
     if left is not None:
         batches.batch_again(session, left, now)
     return views_of(session, [request], now, who)[0]
@@ -156,13 +202,20 @@ def _protects(entry: Entry) -> bool:
     return entry.segment is Segment.RETAIN and entry.role is ExampleRole.ITEM
 
 
+def _forgotten(found: Sequence[Entry]) -> list[str]:
+    """Digests of what shall go."""
+    return [entry.digest for entry in found if entry.segment is Segment.FORGET and entry.role in rules.FORGOTTEN]
+
+
 def _rows(
-    found: Sequence[Entry], request: Request, blocked: dict[str, uuid.UUID], now: datetime
+    found: Sequence[Entry], request: Request, blocked: Mapping[str, uuid.UUID], now: datetime
 ) -> Iterator[dict[str, Any]]:
-    """Example rows. A retain item that somebody has forgotten is stored, but does not stand."""
+    """Example rows. A retain item that somebody has forgotten is stored, but does not stand; those of a linked request
+    rest."""
+    rests = request.state is RequestState.LINKED
     ids = [new_id() for _ in found]
     for entry in found:
-        eraser = blocked.get(entry.digest) if _protects(entry) else None
+        eraser = blocked.get(entry.digest) if _protects(entry) and not rests else None
         yield {
             "id": ids[entry.position],
             "served_model_id": request.served_model_id,
@@ -177,23 +230,22 @@ def _rows(
             "completion": entry.completion,
             "facts": list(entry.facts),
             "content_digest": entry.digest,
-            "standing": _protects(entry) and eraser is None,
+            "standing": _protects(entry) and eraser is None and not rests,
             "erased_by_request_id": eraser,
             "removed_at": None if eraser is None else now,
         }
 
 
-def _audit_receipt(
-    session: Session, request: Request, found: Sequence[Entry], blocked: dict[str, uuid.UUID], now: datetime
-) -> None:
+def _audit_receipt(session: Session, asked: Asked, blocked: Mapping[str, uuid.UUID], now: datetime) -> None:
     """Leaves about what came in, and about retain items that do not stand because somebody forgets them."""
+    request, found = asked.request, asked.entries
     items = [entry.segment for entry in found if entry.role is ExampleRole.ITEM]
     record(
         session,
-        f"request.{request.state}",
+        f"request.{asked.began}",
         subject_id=str(request.id),
         at=now,
-        state=str(request.state),
+        state=str(asked.began),
         served_model_id=str(request.served_model_id),
         key_id=str(request.created_by),
         domain=str(request.domain),
@@ -201,9 +253,17 @@ def _audit_receipt(
         retain_items=items.count(Segment.RETAIN),
         probes=len(found) - len(items),
     )
-    for digest, eraser in sorted(blocked.items()):
+    if request.state is RequestState.LINKED:
+        duplicates.audit_link(session, request, now)
+        return
+    kept_out = {entry.digest for entry in found if _protects(entry)} & blocked.keys()
+    for digest in sorted(kept_out):
         record(
-            session, "retain.not_standing", subject_id=str(request.id), content_digest=digest, request_id=str(eraser)
+            session,
+            "retain.not_standing",
+            subject_id=str(request.id),
+            content_digest=digest,
+            request_id=str(blocked[digest]),
         )
 
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from sqlalchemy.orm import Session
 
 from app.auth import Principal
+from app.preconditions import entity_tag
 from app.requests import clocks, repository
 from app.requests.access import owns_or_judges
 from app.requests.repository import Counts
@@ -31,6 +32,7 @@ def views_of(
 ) -> list[RequestView]:
     """Requests with their counts, model names and last jobs; reasons that people wrote only where `who` may read
     them."""
+    session.flush()  # what is shown, and its revision, are those that are about to be committed
     ids = [request.id for request in requests]
     names = repository.model_names_of(session, {request.served_model_id for request in requests})
     counts, jobs = repository.counts_of(session, ids), repository.last_jobs_of(session, ids)
@@ -111,6 +113,7 @@ def _view(
         job_id=job_id,
         original_id=request.original_id,
         duplicate_of_id=request.duplicate_of_id,
+        etag=entity_tag(request.xmin),
     )
 
 

@@ -25,6 +25,15 @@ from app.errors import (
     UnsupportedMediaType,
     problem_responses,
 )
+from app.preconditions import (
+    ETAG,
+    NOT_MODIFIED,
+    IfMatch,
+    IfNoneMatch,
+    PreconditionFailed,
+    is_known,
+    not_modified,
+)
 from app.requests.errors import TextTooLong
 from app.requests.schemas import ModelName
 from app.served_models import service
@@ -71,27 +80,52 @@ def create_model(
     now = datetime.now(UTC)
     model = service.create(session, ask, who, request.app.state.settings, now)
     response.headers["Location"] = f"/v1/models/{model.name}"
-    return service.show(session, model, who, now)
+    return _tagged(response, service.show(session, model, who, now))
 
 
-@router.get("/{name}", responses=READ)
-def get_model(session: DbSession, name: ModelName, who: Anyone) -> ModelView:
+@router.get("/{name}", response_model=ModelView, responses={200: {"headers": ETAG}, **NOT_MODIFIED, **READ})
+def get_model(
+    session: DbSession, name: ModelName, response: Response, who: Anyone, if_none_match: IfNoneMatch = None
+) -> Response | ModelView:
     """One served model."""
-    return service.show(session, service.named(session, name), who, datetime.now(UTC))
+    view = service.show(session, service.named(session, name), who, datetime.now(UTC))
+    return not_modified(view.etag) if is_known(if_none_match, view.etag) else _tagged(response, view)
 
 
-@router.patch("/{name}", responses={**WRITE, **problem_responses(Unprocessable, service.PolicyRefused)})
-def patch_model(session: DbSession, name: ModelName, ask: ModelPatch, who: Operator) -> ModelView:
+def as_expected(session: DbSession, name: ModelName, who: Operator, if_match: IfMatch = None) -> None:
+    """Go on only if the model is still as If-Match names it; it is then held until the end. Raises NotFound,
+    PreconditionFailed."""
+    del who  # asked before anything is told
+    if if_match is not None:
+        service.expect(session, name, if_match)
+
+
+@router.patch(
+    "/{name}",
+    responses={
+        200: {"headers": ETAG},
+        **WRITE,
+        **problem_responses(PreconditionFailed, Unprocessable, service.PolicyRefused),
+    },
+)
+def patch_model(
+    session: DbSession,
+    name: ModelName,
+    response: Response,
+    ask: ModelPatch,
+    who: Operator,
+    _: Annotated[None, Depends(as_expected)],
+) -> ModelView:
     """Change the policy (merged field by field) or the prompt template."""
     now = datetime.now(UTC)
-    return service.show(session, service.patch(session, name, ask, who, now), who, now)
+    return _tagged(response, service.show(session, service.patch(session, name, ask, who, now), who, now))
 
 
 @router.post("/{name}/breaker/close", responses={**READ, **problem_responses(Forbidden)})
-def close_breaker(session: DbSession, name: ModelName, who: Operator) -> ModelView:
+def close_breaker(session: DbSession, name: ModelName, response: Response, who: Operator) -> ModelView:
     """Let jobs of the model start again, once what made them fail is mended. Nothing when its breaker is closed."""
     now = datetime.now(UTC)
-    return service.show(session, service.close_breaker(session, name, who, now), who, now)
+    return _tagged(response, service.show(session, service.close_breaker(session, name, who, now), who, now))
 
 
 @router.put(
@@ -122,3 +156,9 @@ def acknowledge(
 def list_replicas(session: DbSession, name: ModelName, _: Anyone) -> ReplicaList:
     """What each replica last said it serves."""
     return ReplicaList(items=adapters.replicas(session, name))
+
+
+def _tagged(response: Response, view: ModelView) -> ModelView:
+    """`view`, with its ETag in the headers of the answer."""
+    response.headers["ETag"] = view.etag
+    return view

@@ -219,6 +219,7 @@ class ModelView(BaseModel):
     created_at: datetime
     updated_at: datetime
     breaker: BreakerView
+    etag: str = Field(description="as the ETag header has it, for If-Match")
 
 
 class ModelList(BaseModel):

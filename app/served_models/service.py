@@ -18,6 +18,7 @@ from app.auth import Principal
 from app.config import Settings
 from app.errors import Conflict, NotFound, Unprocessable, problems_of
 from app.ids import new_id
+from app.preconditions import entity_tag, require_match
 from app.queue import enqueue
 from app.requests.conflicts import content_digest, standing_allowed
 from app.requests.entries import over_by
@@ -170,6 +171,7 @@ def view(model: ServedModel, active: Adapter | None, who: Principal, now: dateti
             state=breaker.state(model, now), failures=model.breaker_failures, opened_at=model.breaker_opened_at,
             tries_again_at=breaker.tries_again_at(model), reason=model.breaker_error if sees_paths else None,
         ),
+        etag=entity_tag(model.xmin),
     )  # fmt: skip
 
 
@@ -214,6 +216,11 @@ def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
         known = both.get(key)
         both[key] = merged(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
     return both
+
+
+def expect(session: Session, name: str, if_match: str) -> None:
+    """Hold the model if it is still as the header names it. Raises NotFound, PreconditionFailed."""
+    require_match(if_match, entity_tag(named(session, name, lock=True).xmin))
 
 
 def patch(session: Session, name: str, ask: ModelPatch, who: Principal, now: datetime) -> ServedModel:

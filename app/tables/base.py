@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar
 
-from sqlalchemy import DateTime, Enum, MetaData, func
+from sqlalchemy import DateTime, Enum, FetchedValue, MetaData, String, func
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 
@@ -38,6 +38,11 @@ Id = Annotated[uuid.UUID, mapped_column(primary_key=True, default=new_id)]
 """Made in Python (UUIDv7 shape), since Postgres < 18 has no uuidv7()."""
 
 Created = Annotated[datetime, mapped_column(DateTime(timezone=True), server_default=func.now())]
+
+Revision = Annotated[
+    str, mapped_column(String, system=True, server_default=FetchedValue(), server_onupdate=FetchedValue())
+]
+"""Named `xmin` Postgres fills it in by itself: the transaction that wrote the row, read together with it."""
 
 
 def enum_of(kind: type[StrEnum], name: str) -> Enum:

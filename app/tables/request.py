@@ -11,7 +11,7 @@ from sqlalchemy import CheckConstraint, ForeignKey, Index, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.lifecycle import RequestState
-from app.tables.base import Base, Created, Id, enum_of
+from app.tables.base import Base, Created, Id, Revision, enum_of
 
 
 class RequestDomain(StrEnum):
@@ -92,6 +92,7 @@ class Request(Base):
     countered_at: Mapped[datetime | None]
     counter_reason: Mapped[str | None] = mapped_column(String(2000))
     content_until: Mapped[datetime | None]
+    xmin: Mapped[Revision]
 
     __table_args__ = (
         CheckConstraint("tries >= 0", name="tries_are_not_negative"),

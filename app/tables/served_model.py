@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Integer, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.tables.base import Base, Created, Id
+from app.tables.base import Base, Created, Id, Revision
 
 
 class ServedModel(Base):
@@ -38,6 +38,7 @@ class ServedModel(Base):
     breaker_failures: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
     breaker_opened_at: Mapped[datetime | None]
     breaker_error: Mapped[dict[str, Any] | None]
+    xmin: Mapped[Revision]
 
     __table_args__ = (
         CheckConstraint("name ~ '^[a-z0-9][a-z0-9-]{0,62}$'", name="name_is_a_slug"),

@@ -1,0 +1,1 @@
+"""Answers that are kept under the caller's Idempotency-Key."""

@@ -1,0 +1,28 @@
+"""What can be wrong with an import, beyond its rows."""
+
+from __future__ import annotations
+
+from app.errors import NotFound, UnsupportedMediaType
+
+
+class WrongForm(UnsupportedMediaType):
+    """Neither JSONL nor CSV, or not what `form` says."""
+
+    type = "unsupported-import"
+    title = "An import is a file of JSONL or CSV"
+    mend = (
+        "Send the file itself as the body, with `Content-Type: application/x-ndjson` for JSONL or `text/csv` for CSV, "
+        "and the same in `form` or no `form`."
+    )
+
+
+class NoFaultsYet(NotFound):
+    """The import has not ended."""
+
+    type = "no-faults-yet"
+    title = "The import has not ended: which rows are wrong is not known yet"
+    mend = "Read the import until its state is `imported`, `refused` or `failed`."
+
+
+class LeaseLost(Exception):
+    """Another worker has taken the import up."""
