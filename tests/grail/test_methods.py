@@ -82,7 +82,7 @@ def test_what_is_left_open_is_filled_in_and_reopened_when_the_objective_changes(
     one = UnlearnConfig(objective="npo", retain_weight=3.0)
     assert (one.options, one.forget_weight, one.retain_weight) == ({"beta": 0.1}, 1.0, 3.0)
     other = UnlearnConfig(**{**one.reopened(), "objective": "ascent"})
-    assert (other.options, other.forget_weight, other.retain_weight) == ({}, 0.4, 3.0)
+    assert (other.options, other.forget_weight, other.retain_weight) == ({"until": 5.0}, 3.0, 3.0)
     kept = UnlearnConfig(**one.as_dict())
     assert kept == one
 

@@ -97,7 +97,7 @@ def test_the_words_of_what_a_person_can_mend_are_told_with_the_way_out() -> None
 
 
 def test_the_page_about_the_api_names_every_type_that_a_job_may_fail_with() -> None:
-    lines = API_PAGE.read_text(encoding="utf-8").split("**Failed jobs.**")[1].split("\n\n**")[0].splitlines()
+    lines = API_PAGE.read_text(encoding="utf-8").split("**Failed jobs.**")[1].split("\n\nWhichever")[0].splitlines()
     named = {name for line in lines if line.startswith("- ") for name in re.findall(r"`([a-z-]+)`", line.split(":")[0])}
     assert named == {kind for _, kind, _ in KINDS} - OF_THE_SERVICE | {"workers-died", "refused"}
 

@@ -163,7 +163,8 @@ def test_a_leg_without_retain_data_ends_the_run_before_the_first_leg(bench: Benc
         bench.run(examples=lonely, unlearn={"strategy": IN_TURN})
     assert [stage for stage, _ in bench.told] == ["original", "reference"]
     assert bench.run(examples=lonely).state is not None, "together they share what there is"
-    assert bench.run(examples=lonely, unlearn={"strategy": IN_TURN, "method": "grad_ascent"}).state is not None
+    alone = {"strategy": IN_TURN, "method": "grad_ascent", "options": {"until": 0.0}}
+    assert bench.run(examples=lonely, unlearn=alone).state is not None
 
 
 def test_what_stays_in_a_domain_with_nothing_to_forget_is_protected_all_the_same(bench: Bench) -> None:
