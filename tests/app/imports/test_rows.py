@@ -194,7 +194,9 @@ def test_more_rows_than_allowed_are_not_read() -> None:
     assert faults(rows) == [(ROWS + 2, "row")]
 
 
-@pytest.mark.parametrize(("form", "line"), [(ImportForm.JSONL, jsonl_line), (ImportForm.CSV, csv_line)], ids=["jsonl", "csv"])
+@pytest.mark.parametrize(
+    ("form", "line"), [(ImportForm.JSONL, jsonl_line), (ImportForm.CSV, csv_line)], ids=["jsonl", "csv"]
+)
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path, form: ImportForm, line: Callable[[int], str]) -> None:
 
     def peak(count: int) -> int:
