@@ -207,8 +207,10 @@ class _Work:
         if model is None:
             return row.faults_of([{"field": "served_model", "problem": UnknownServedModel.title}])
         try:
-            due_days = self.settings.request_due_days
-            return prepare(row.payload, model, self.taken.owner, self.taken.received_at, due_days=due_days)
+            return prepare(
+                row.payload, model, self.taken.owner, self.taken.received_at,
+                due_days=self.settings.request_due_days, sorts_at=self.taken.received_at,
+            )  # fmt: skip
         except Unprocessable as error:
             return row.faults_of(_problems(error))
 

@@ -345,7 +345,7 @@ class RequestView(BaseModel):
     tries: int = Field(ge=0, description="jobs that did not bring it through")
     outcome: dict[str, Any] | None = Field(description="numbers and states of its last evaluation; null before one")
     job_id: uuid.UUID | None = Field(description="the job of the last batch that it was a member of")
-    etag: str = Field(description="as the ETag header has it, for If-Match; `days_left` alone does not change it")
+    etag: str = Field(description="as the ETag header has it, for If-Match; `days_left` and `overdue` do not change it")
     contents: RequestContents | None = Field(None, description="only with `include=items`")
 
 

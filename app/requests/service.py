@@ -61,10 +61,21 @@ class Asked:
     began: RequestState
 
 
-def prepare(payload: RequestCreate, model: ServedModel, who: Principal, now: datetime, *, due_days: int) -> Asked:
-    """Check what is asked, and make its row. Raises what `submit` raises, but for UnknownServedModel."""
+def prepare(
+    payload: RequestCreate,
+    model: ServedModel,
+    who: Principal,
+    now: datetime,
+    *,
+    due_days: int,
+    sorts_at: datetime | None = None,
+) -> Asked:
+    """Check what is asked, and make its row. Raises what `submit` raises, but for UnknownServedModel.
+
+    `sorts_at` is the moment by which its id sorts where that is not this one: lists by time of receipt go by ids.
+    """
     receipt = receive(payload, Policy.model_validate(model.policy), now, due_days)
-    request_id = new_id(payload.received_at or now)
+    request_id = new_id(payload.received_at or sorts_at)
     found = rules.entries(payload, payload.subject_reference or f"request-{request_id}")
     check(found)
     check_lengths(found, model)

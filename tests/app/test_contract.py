@@ -19,6 +19,7 @@ from schemathesis import GenerationMode
 from schemathesis.config import SchemathesisConfig
 
 from app.config import Settings
+from app.imports.run import run
 from app.main import create_app
 from tests.app.service import Floor
 
@@ -55,6 +56,14 @@ def aimed(real: dict[str, Any], case: Any) -> Any:
     return case
 
 
+def imported(shared: Floor) -> str:
+    """The id of an import that has ended, with a fault."""
+    sent = {"content": b"{", "headers": {"Content-Type": "application/x-ndjson"}}
+    made = shared.caller.call("requester", "POST", "/v1/imports", 202, **sent)
+    run(shared.db, shared.settings, uuid.UUID(made["id"]))
+    return str(made["id"])
+
+
 @pytest.fixture(scope="module")
 def document(shared: Floor) -> Any:
     """A model with two versions, a published job, a request, a replica; and the schema of the application."""
@@ -70,6 +79,7 @@ def document(shared: Floor) -> Any:
     named = str(uuid.uuid4())
     shared.ask(2, role="admin", client_reference=named)
     real = {
+        "import_id": imported(shared),
         "name": "people", "version": 2, "job_id": str(job_id), "request_id": request_id, "replica_id": "edge-1",
         "webhook_id": hook["id"], "delivery_id": delivery["id"], "subject_request_id": named,
         "base": str(shared.base), "adapter": str(shared.adapter),

@@ -16,6 +16,7 @@ from fastapi.testclient import TestClient
 from app.adapters.files import tar_stream
 from app.config import Settings
 from app.db import Database, transaction
+from app.imports import run as imports
 from app.jobs import leases, results
 from app.jobs import service as jobs
 from app.jobs.failures import Failure, FailureKind
@@ -135,8 +136,9 @@ def test_a_work_goes_and_comes_back(
     (tmp_path / "body.json").write_text(json.dumps(body))
     submitted = ("requests", "submit", tmp_path / "body.json", "--model", people, "--domain", "copyright")
     notice, other = grail(*submitted).out.strip(), grail(*submitted).out.strip()
+    assert notice in grail("requests", "list", "--state", "notice").out
+    assert other in grail("requests", "list", "--state", "linked").out
     assert grail("requests", "validate", notice, "--json").json["state"] == "queued"
-    assert "notice" in grail("requests", "list", "--state", "notice").out
     grail("requests", "withdraw", other)
     evaluated(db, settings, grail("jobs", "run", people).out.strip(), ok=True)
     why = ("--reason", "It is in the public domain.")
@@ -316,3 +318,39 @@ def test_an_unknown_id_is_said(grail: Grail) -> None:
     assert "no job" in grail("jobs", "show", NO_JOB, expect=1).err
     assert "no request" in grail("requests", "show", NO_JOB, expect=1).err
     assert "UUID" in grail("jobs", "show", "x", expect=1).err
+
+
+def import_lines(*numbers: int, **more: Any) -> str:
+    rows = [{"served_model": "people", "domain": "privacy", "forget": [question(n)], **more} for n in numbers]
+    return "\n".join(json.dumps(row) for row in rows)
+
+
+@pytest.fixture
+def worked_on(db: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Imports are worked on at the first look at them, as a worker would."""
+    from cli import imports as command
+
+    def follow(api: Any, import_id: str, then: Any = command._follow) -> Any:
+        imports.run(db, settings, uuid.UUID(import_id))
+        return then(api, import_id)
+
+    monkeypatch.setattr(command, "_follow", follow)
+
+
+@pytest.mark.usefixtures("worked_on")
+def test_a_file_is_imported_and_its_faults_are_shown(grail: Grail, people: str, tmp_path: Path) -> None:
+    file = tmp_path / "requests.jsonl"
+    file.write_text(import_lines(1, 2))
+    assert "imported" in grail("requests", "import", file).out
+    file.write_text(import_lines(3) + "\n{\n" + import_lines(4))
+    said = grail("requests", "import", file, expect=1)
+    assert "refused" in said.out and "not well-formed JSON" in said.out
+    shown = grail("requests", "import", file, "--partial", "--json", expect=1).json
+    assert (shown["imported"], shown["refused"]) == (2, 1)
+    assert [fault["line"] for fault in shown["faults"]] == [2]
+    assert len(grail("requests", "list", "--json").json) == 4
+    sheet = tmp_path / "requests.txt"
+    sheet.write_text("served_model,domain,segment,passage\npeople,privacy,forget,A passage.\n")
+    assert "--form" in grail("requests", "import", sheet, expect=1).err
+    assert grail("requests", "import", sheet, "--form", "csv", "--json").json["imported"] == 1
+    assert "No such file" in grail("requests", "import", tmp_path / "none.csv", expect=1).err

@@ -166,6 +166,49 @@ def test_retain_items_of_an_heir_that_somebody_forgets_do_not_stand(floor: Floor
     assert standing(floor, [first, again]) == {again}
 
 
+WHY = {"reason": "The work is the publisher's own."}
+
+
+def notices(floor: Floor, count: int) -> list[str]:
+    """The ids of notices for the same work."""
+    policy = {"policy": {"validate_notices": True}}
+    floor.caller.call("operator", "PATCH", "/v1/models/people", json=policy)
+    return [floor.ask(1, domain="copyright") for _ in range(count)]
+
+
+def test_a_notice_that_came_before_is_validated_once(floor: Floor) -> None:
+    first, again = notices(floor, 2)
+    assert [floor.request(one).state for one in (first, again)] == [R.NOTICE, R.LINKED]
+    floor.caller.call("officer", "POST", f"/v1/requests/{first}/validate")
+    floor.work()
+    ends = [floor.request(one) for one in (first, again)]
+    assert [end.state for end in ends] == [R.PUBLISHED, R.PUBLISHED]
+    assert ends[0].content_until == ends[1].content_until is not None
+    for deed, state in (("counter", R.COUNTERED), ("dismiss", R.PUBLISHED)):
+        body = {"json": WHY} if deed == "counter" else {}
+        floor.caller.call("officer", "POST", f"/v1/requests/{first}/{deed}", **body)
+        assert {floor.request(one).state for one in (first, again)} == {state}
+
+
+@pytest.mark.parametrize("validated", [False, True])
+def test_when_a_notice_is_refused_a_person_decides_anew_about_the_next(floor: Floor, validated: bool) -> None:
+    first, second, third = notices(floor, 3)
+    if validated:
+        floor.caller.call("officer", "POST", f"/v1/requests/{first}/validate")
+    floor.caller.call("officer", "POST", f"/v1/requests/{first}/refuse", json=WHY)
+    assert [floor.request(one).state for one in (first, second, third)] == [R.REFUSED, R.NOTICE, R.LINKED]
+    assert str(floor.request(third).duplicate_of_id) == second
+
+
+def test_what_is_linked_to_a_held_request_waits_with_it(floor: Floor) -> None:
+    first, again = floor.ask(1), floor.ask(1)
+    hold = {"kind": "scope", "reason": "Which of the accounts is meant?"}
+    floor.caller.call("operator", "POST", f"/v1/requests/{first}/hold", json=hold)
+    assert floor.request(floor.ask(1)).state == R.LINKED
+    floor.caller.call("officer", "POST", f"/v1/requests/{first}/refuse", json=WHY)
+    assert floor.request(again).state == R.QUEUED
+
+
 def test_of_many_at_once_one_is_first(floor: Floor) -> None:
     with ThreadPoolExecutor(6) as pool:
         ids = list(pool.map(lambda _: floor.ask(1), range(6)))

@@ -119,6 +119,30 @@ def test_of_two_that_saw_the_same_one_changes_it(floor: Floor, path: str) -> Non
     assert answers == [412]
 
 
+DECISIONS: dict[str, Any] = {
+    "hold": {"kind": "scope", "reason": "Which of the accounts is meant?"}, "resume": None,
+    "extend": {"reason": "There are very many of them."}, "refuse": {"reason": "Nothing of it is personal."},
+    "validate": None, "counter": {"reason": "The work is in the public domain."}, "dismiss": None, "reinstate": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("deed", DECISIONS)
+def test_decisions_about_what_was_not_seen_are_refused(floor: Floor, path: str, deed: str) -> None:
+    more = {} if DECISIONS[deed] is None else {"json": DECISIONS[deed]}
+    before = tag(floor, path)
+    answer = floor.caller.send("officer", "POST", f"{path}/{deed}", headers={"If-Match": '"other"'}, **more)
+    assert (answer.status_code, slug(answer)) == (412, "precondition-failed")
+    assert tag(floor, path) == before
+
+
+def test_a_decision_about_what_was_seen_shows_the_new_tag(floor: Floor, path: str) -> None:
+    floor.order()
+    seen = {"If-Match": tag(floor, path)}
+    held = floor.caller.send("operator", "POST", f"{path}/hold", headers=seen, json=DECISIONS["hold"])
+    assert (held.status_code, held.json()["state"]) == (200, "on_hold")
+    assert held.headers["etag"] == tag(floor, path) != seen["If-Match"]
+
+
 def patch(floor: Floor, named: str) -> Any:
     body = {"policy": {"window_seconds": 5}}
     return floor.caller.send("operator", "PATCH", MODEL, json=body, headers={"If-Match": named})
