@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -95,6 +95,8 @@ def _seen(session: Session, model_id: uuid.UUID) -> Any:
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+@example(before=[({0}, {1})], brought=[({0}, {1}), ({2}, {3}), ({2}, {3}), ({3}, set())])
+@example(before=[], brought=[({0}, {1}), ({0}, {1})])
 @given(before=REQUESTS, brought=REQUESTS)
 def test_in_bulk_ends_as_one_by_one(shared: Floor, before: Any, brought: Any) -> None:
     assert outcome(shared, before, brought, in_bulk) == outcome(shared, before, brought, one_by_one)
