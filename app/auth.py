@@ -23,10 +23,12 @@ from app.errors import Forbidden, Unauthorised
 from app.keys import repository
 from app.tables.key import KeyRole as Role
 
-__all__ = ["Principal", "Role", "authenticate", "hash_key", "new_key", "require"]
+__all__ = ["SEES_ALL", "Principal", "Role", "authenticate", "hash_key", "new_key", "require"]
 
 bearer = HTTPBearer(auto_error=False, description="An API key, made with `grail keys create`.")
 NO_KEY = "0" * 64
+SEES_ALL = frozenset({Role.OPERATOR, Role.OFFICER, Role.ADMIN})
+"""Roles that see everybody's requests and what follows from them: jobs, reports, imports, events."""
 FORM = re.compile(r"grail_([0-9a-f]{8})_[A-Za-z0-9_-]+")
 
 
@@ -41,6 +43,11 @@ class Principal:
     def is_any_of(self, *roles: Role) -> bool:
         """True when the role is one of these; an admin is everything."""
         return self.role is Role.ADMIN or self.role in roles
+
+    @property
+    def owner(self) -> uuid.UUID | None:
+        """Whose requests, and what follows from them, this key sees: its own (its id), or (None) everybody's."""
+        return None if self.role in SEES_ALL else self.key_id
 
 
 def new_key() -> tuple[str, str, str]:

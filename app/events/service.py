@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
-from app.auth import Principal, Role
+from app.auth import Principal
 from app.errors import NotFound
 from app.events import repository
 from app.events.positions import MOST, Position
@@ -21,11 +21,10 @@ from app.requests.known import known_model
 from app.tables import Event, Job, Request
 
 __all__ = [
-    "AT_ONCE", "EventFilter", "Look", "begin", "head", "look", "of_everything", "of_job", "of_request", "owner_of",
+    "AT_ONCE", "EventFilter", "Look", "begin", "head", "look", "of_everything", "of_job", "of_request",
     "page", "views_of",
 ]  # fmt: skip
 
-SEES_ALL = (Role.OPERATOR, Role.OFFICER)
 AT_ONCE = 100
 """Events that an open stream reads in one transaction."""
 
@@ -43,14 +42,14 @@ class Look:
 
 def of_request(session: Session, request_id: uuid.UUID, who: Principal, kinds: Sequence[str]) -> EventFilter:
     """The events of one request. Raises NotFound, also for somebody else's."""
-    if requests.find(session, request_id, owner=owner_of(who)) is None:
+    if requests.find(session, request_id, owner=who.owner) is None:
         raise NotFound("there is no request with this id that this key may see")
     return EventFilter(request_id=request_id, kinds=tuple(kinds))
 
 
 def of_job(session: Session, job_id: uuid.UUID, who: Principal, kinds: Sequence[str]) -> EventFilter:
     """The events of one job. Raises NotFound, also for a job of other people's requests only."""
-    if jobs.find(session, job_id, owner=owner_of(who)) is None:
+    if jobs.find(session, job_id, owner=who.owner) is None:
         raise NotFound("there is no job with this id that this key may see", mend="GET /v1/jobs lists them.")
     return EventFilter(job_id=job_id, kinds=tuple(kinds))
 
@@ -59,12 +58,7 @@ def of_everything(session: Session, who: Principal, kinds: Sequence[str], served
     """All that `who` may see. Raises UnknownServedModel."""
     if served_model is not None:
         known_model(session, served_model)
-    return EventFilter(owner=owner_of(who), kinds=tuple(kinds), served_model=served_model)
-
-
-def owner_of(who: Principal) -> uuid.UUID | None:
-    """Whose events `who` sees: those about their own requests, or (None) everybody's."""
-    return None if who.is_any_of(*SEES_ALL) else who.key_id
+    return EventFilter(owner=who.owner, kinds=tuple(kinds), served_model=served_model)
 
 
 def begin(session: Session, position: Position) -> Position:

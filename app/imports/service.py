@@ -14,7 +14,7 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from app.audit.service import record
-from app.auth import Principal, Role
+from app.auth import Principal
 from app.config import load_settings
 from app.errors import NotFound
 from app.imports import repository, spool
@@ -32,7 +32,6 @@ MAX_ATTEMPTS = 10
 """Workers that may die on one import before it is given up."""
 MOST_AT_WORK = 2
 """Imports at the same time, about: two that are claimed in the same moment do not see each other."""
-SEES_ALL = (Role.OPERATOR, Role.OFFICER)
 OPEN = (ImportState.QUEUED, ImportState.RUNNING)
 
 
@@ -88,7 +87,7 @@ def read(session: Session, import_id: uuid.UUID, who: Principal) -> ImportView:
 
 def browse(session: Session, who: Principal, *, cursor: str | None, limit: int) -> ImportPage:
     """A page of what `who` may see, newest first. Raises BadCursor."""
-    rows = repository.page(session, owner=_owner(who), before=id_of(cursor) if cursor else None, limit=limit + 1)
+    rows = repository.page(session, owner=who.owner, before=id_of(cursor) if cursor else None, limit=limit + 1)
     more = cursor_of(rows[limit - 1].id) if len(rows) > limit else None
     return ImportPage(items=[view(row) for row in rows[:limit]], next_cursor=more)
 
@@ -190,12 +189,8 @@ def _lease(now: datetime, seconds: float) -> datetime:
 
 
 def _visible(session: Session, import_id: uuid.UUID, who: Principal) -> Import:
-    row = repository.find(session, import_id, owner=_owner(who))
+    row = repository.find(session, import_id, owner=who.owner)
     if row is None:
         raise NotFound("there is no import with this id that this key may see", mend="GET /v1/imports lists them.")
     return row
 
-
-def _owner(who: Principal) -> uuid.UUID | None:
-    """Whose imports `who` sees: their own, or (None) everybody's."""
-    return None if who.is_any_of(*SEES_ALL) else who.key_id

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
@@ -33,6 +32,7 @@ from app.jobs import service
 from app.jobs.errors import NotAwaitingApproval, NotCancellable
 from app.jobs.schemas import JobOrder, JobPage, JobView, Refusal
 from app.lifecycle import JobState
+from app.now import Now
 from app.requests.errors import BadCursor, UnknownServedModel
 from app.requests.schemas import ModelName
 from app.tokens import TokeniserMissing
@@ -43,13 +43,6 @@ Anyone = Annotated[Principal, Depends(require())]
 Operator = Annotated[Principal, Depends(require(Role.OPERATOR))]
 Officer = Annotated[Principal, Depends(require(Role.OFFICER))]
 PAGE_MAX = bounds().page_limit_max
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-Now = Annotated[datetime, Depends(_now)]
 
 
 @router.get(

@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy.orm import Session
 
 from app.audit.service import record
-from app.auth import Principal, Role
+from app.auth import Principal
 from app.batches import service as batches
 from app.batches.schemas import BatchPreview
 from app.config import load_settings
@@ -49,7 +49,6 @@ __all__ = [
     "held",
     "next_version",
     "order",
-    "owner_of",
     "preview",
     "read",
     "refuse",
@@ -57,23 +56,17 @@ __all__ = [
     "sweep",
 ]
 
-SEES_ALL = (Role.OPERATOR, Role.OFFICER)
 RUN_JOB, PUBLISH_JOB = "grail.run_job", "grail.publish_job"
 SETTLED_TICKS = 8
 """After its first doublings a doorbell rings every so many sweeps: a busy worker's queue must not fill with echoes."""
 
 
-def owner_of(who: Principal) -> uuid.UUID | None:
-    """Whose jobs `who` sees: those of their own requests, or (None) everybody's."""
-    return None if who.is_any_of(*SEES_ALL) else who.key_id
-
-
 def read(session: Session, job_id: uuid.UUID, who: Principal, now: datetime) -> JobView:
     """One job. Raises NotFound, also for a job of other people's requests only."""
-    job = repository.find(session, job_id, owner=owner_of(who))
+    job = repository.find(session, job_id, owner=who.owner)
     if job is None:
         raise NotFound("there is no job with this id that this key may see", mend="GET /v1/jobs lists them.")
-    return views.view(session, job, owner_of(who), now)
+    return views.view(session, job, who.owner, now)
 
 
 def browse(
@@ -87,7 +80,7 @@ def browse(
     limit: int,
 ) -> JobPage:
     """A page of what `who` may see, newest first. Raises BadCursor."""
-    wanted = JobFilter(owner_of(who), state, served_model)
+    wanted = JobFilter(who.owner, state, served_model)
     rows = repository.page(session, wanted, before=id_of(cursor) if cursor else None, limit=limit + 1)
     more = cursor_of(rows[limit - 1].id) if len(rows) > limit else None
     return JobPage(items=views.summaries(session, rows[:limit], now), next_cursor=more)
@@ -97,7 +90,7 @@ def order(session: Session, asked: JobOrder, who: Principal, now: datetime) -> J
     """Run a batch now. Raises what batches.service.run_now raises."""
     job = batches.run_now(session, asked.served_model, who, now, include_attention=asked.include_attention)
     session.refresh(job)
-    return views.view(session, job, owner_of(who), now)
+    return views.view(session, job, who.owner, now)
 
 
 def preview(session: Session, asked: JobOrder, now: datetime) -> BatchPreview:
@@ -136,7 +129,7 @@ def cancel(session: Session, job_id: uuid.UUID, who: Principal, now: datetime) -
     )
     members.hand_over(session, job, members.of(session, job), now, count=False)
     session.flush()
-    return views.view(session, job, owner_of(who), now)
+    return views.view(session, job, who.owner, now)
 
 
 def sweep(session: Session, now: datetime) -> list[uuid.UUID]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -22,6 +21,7 @@ from app.errors import (
     UnsupportedMediaType,
     problem_responses,
 )
+from app.now import Now
 from app.opendsr import service
 from app.opendsr.errors import IdTaken, NoExtension, NotErasure, OpenDsrRefused, OpenDsrRoute
 from app.opendsr.forms import DOMAIN_HEADER, SIGNATURE_HEADER, domain_of
@@ -37,10 +37,6 @@ Who = Annotated[Principal, Depends(require())]
 UNSIGNED = (KeyUnusable, NoMasterSecret, Unavailable)
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
 async def _body(request: Request) -> bytes:
     return await request.body()
 
@@ -50,7 +46,6 @@ def _settings(request: Request) -> Settings:
     return settings
 
 
-Now = Annotated[datetime, Depends(_now)]
 Body = Annotated[bytes, Depends(_body)]
 Config = Annotated[Settings, Depends(_settings)]
 

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from app.adapters.service import unacknowledged_replicas
 from app.audit.service import record
-from app.auth import Principal, Role
+from app.auth import Principal
 from app.errors import Conflict, NotFound
 from app.ids import new_id
 from app.lifecycle import JobState
@@ -26,7 +26,6 @@ from app.trust.canonical import canonical, digest
 
 LATE = "replicas_not_acknowledged"
 """The one key that is filled in at reading."""
-SEES_ALL = (Role.OPERATOR, Role.OFFICER)
 EXCERPT = (
     "This is an excerpt for one requester: other people's requests of the same job are left out; figures per domain "
     "cover all of them."
@@ -87,15 +86,14 @@ def issue(session: Session, job_id: uuid.UUID, document: Document, blobs: BlobSt
 def read(session: Session, job_id: uuid.UUID, who: Principal, blobs: BlobStore) -> Issued:
     """The report as it stands now. Raises NotFound (also for other people's jobs), ReportMissing, ReportDamaged."""
     job = repository.job(session, job_id)
-    owner = None if who.is_any_of(*SEES_ALL) else who.key_id
-    own = repository.requests_of(session, job, owner) if job is not None else []
-    if job is None or (owner is not None and not own):
+    own = repository.requests_of(session, job, who.owner) if job is not None else []
+    if job is None or (who.owner is not None and not own):
         raise NotFound("there is no job with this id that this key may see", mend="GET /v1/jobs lists them.")
     report = repository.of_job(session, job.id)
     if report is None:
         raise ReportMissing(str(job.state), job.stage)
     document = _load(report.digest, blobs)
-    if owner is not None:
+    if who.owner is not None:
         document = excerpt(document, {str(request_id) for request_id in own})
     return Issued(document, report.digest, str(job.state), _replicas(session, job))
 

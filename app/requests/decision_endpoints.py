@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends, Response
@@ -25,6 +24,7 @@ from app.errors import (
 from app.idempotency.dependency import REPLAYED_HEADER, OnlyOnce
 from app.idempotency.errors import KeyReused, StillAtWork
 from app.idempotency.service import Told
+from app.now import Now
 from app.preconditions import ETAG, PreconditionFailed
 from app.requests import holds, notices, reinstatement
 from app.requests.errors import (
@@ -51,13 +51,6 @@ Steward = Annotated[Principal, Depends(require(Role.OPERATOR, Role.OFFICER))]
 Officer = Annotated[Principal, Depends(require(Role.OFFICER))]
 ALWAYS = (Unauthorised, Forbidden, NotFound, PreconditionFailed, Unprocessable, Unavailable)
 WITH_A_BODY = (BadRequest, TooLarge, UnsupportedMediaType)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-Now = Annotated[datetime, Depends(_now)]
 
 
 def _problems(*kinds: type[ServiceError]) -> dict[int | str, dict[str, object]]:

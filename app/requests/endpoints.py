@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -25,6 +25,7 @@ from app.idempotency.dependency import REPLAYED_HEADER, OnlyOnce
 from app.idempotency.errors import KeyReused, StillAtWork
 from app.idempotency.service import Told
 from app.lifecycle import RequestState
+from app.now import Now
 from app.preconditions import ETAG, NOT_MODIFIED, IfNoneMatch, PreconditionFailed, is_known, not_modified
 from app.requests import service
 from app.requests.errors import (
@@ -48,13 +49,6 @@ router = APIRouter(prefix="/v1/requests", tags=["requests"])
 
 Who = Annotated[Principal, Depends(require())]
 PAGE_MAX = bounds().page_limit_max
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-Now = Annotated[datetime, Depends(_now)]
 
 
 @router.post(

@@ -6,8 +6,10 @@ Faults name the place (`forget.3.probes.0`) and never repeat the text.
 from __future__ import annotations
 
 import dataclasses
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from app.requests.conflicts import content_digest, normalise
 from app.requests.schemas import Item, Probe, ProbeKind, RequestCreate
@@ -32,6 +34,20 @@ class Entry:
     facts: tuple[str, ...] = dataclasses.field(repr=False)
     digest: str
     parent: int | None = None
+
+    def columns(self, ids: Sequence[uuid.UUID]) -> dict[str, Any]:
+        """What its row says of its content and place. `ids` are those of all entries' rows, by position."""
+        return {
+            "id": ids[self.position],
+            "parent_id": None if self.parent is None else ids[self.parent],
+            "role": self.role,
+            "position": self.position,
+            "subject": self.subject,
+            "prompt": self.prompt,
+            "completion": self.completion,
+            "facts": list(self.facts),
+            "content_digest": self.digest,
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,20 +159,7 @@ def _anew(session: Session, original: Request, model: ServedModel, items: Sequen
     if faults:
         raise NotWhatWasErased(faults)
     ids = [new_id() for _ in brought]
-    return [
-        {
-            "id": ids[entry.position],
-            "parent_id": None if entry.parent is None else ids[entry.parent],
-            "role": entry.role,
-            "position": entry.position,
-            "subject": entry.subject,
-            "prompt": entry.prompt,
-            "completion": entry.completion,
-            "facts": list(entry.facts),
-            "content_digest": entry.digest,
-        }
-        for entry in brought
-    ]
+    return [entry.columns(ids) for entry in brought]
 
 
 def _differences(brought: Sequence[Entry], erased: set[str]) -> Iterator[dict[str, str]]:

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.audit.service import record
-from app.auth import Principal, Role
+from app.auth import Principal
 from app.batches import service as batches
 from app.errors import NotFound
 from app.ids import new_id
@@ -38,8 +38,6 @@ from app.served_models.schemas import Policy
 from app.tables import ExampleDomain, Request, RequestKind, ServedModel
 from grail.types import Role as ExampleRole
 from grail.types import Segment
-
-SEES_ALL = (Role.OPERATOR, Role.OFFICER)
 
 
 def submit(session: Session, payload: RequestCreate, who: Principal, now: datetime, *, due_days: int) -> RequestView:
@@ -121,7 +119,7 @@ def browse(
 ) -> RequestPage:
     """A page of what `who` may see, newest first; with `wanted.due_before` by due date. `wanted.owner` is set here.
     Raises BadCursor."""
-    owned = dataclasses.replace(wanted, owner=_owner(who))
+    owned = dataclasses.replace(wanted, owner=who.owner)
     if owned.due_before is not None:
         return _by_due_date(session, owned, who, now, cursor=cursor, limit=limit)
     rows = repository.page(session, owned, before=id_of(cursor) if cursor else None, limit=limit + 1)
@@ -228,19 +226,11 @@ def _rows(
     for entry in found:
         eraser = blocked.get(entry.digest) if _protects(entry) and not rests else None
         yield {
-            "id": ids[entry.position],
+            **entry.columns(ids),
             "served_model_id": request.served_model_id,
             "request_id": request.id,
-            "parent_id": None if entry.parent is None else ids[entry.parent],
             "domain": ExampleDomain(request.domain),
             "segment": entry.segment,
-            "role": entry.role,
-            "position": entry.position,
-            "subject": entry.subject,
-            "prompt": entry.prompt,
-            "completion": entry.completion,
-            "facts": list(entry.facts),
-            "content_digest": entry.digest,
             "standing": _protects(entry) and eraser is None and not rests,
             "erased_by_request_id": eraser,
             "removed_at": None if eraser is None else now,
@@ -280,12 +270,7 @@ def _audit_receipt(session: Session, asked: Asked, blocked: Mapping[str, uuid.UU
 
 def _visible(session: Session, request_id: uuid.UUID, who: Principal) -> Request:
     """The request if `who` may see it. Somebody else's and one that never was give the same answer."""
-    request = repository.find(session, request_id, owner=_owner(who))
+    request = repository.find(session, request_id, owner=who.owner)
     if request is None:
         raise NotFound("there is no request with this id that this key may see")
     return request
-
-
-def _owner(who: Principal) -> uuid.UUID | None:
-    """Whose requests `who` sees: their own, or (None) everybody's."""
-    return None if who.is_any_of(*SEES_ALL) else who.key_id

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -21,6 +20,7 @@ from app.errors import (
     UnsupportedMediaType,
     problem_responses,
 )
+from app.now import Now
 from app.requests.errors import BadCursor
 from app.secret import NoMasterSecret
 from app.tables import DeliveryState
@@ -35,11 +35,6 @@ Who = Annotated[Principal, Depends(require())]
 PAGE_MAX = bounds().page_limit_max
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-Now = Annotated[datetime, Depends(_now)]
 OF_ONE = (Unauthorised, NotFound, Unprocessable, Unavailable)
 
 

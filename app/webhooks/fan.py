@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 import structlog
 from sqlalchemy.orm import Session
 
-from app.auth import Role
+from app.auth import SEES_ALL
 from app.config import Settings
 from app.errors import ServiceError
 from app.events import repository as events
@@ -31,7 +31,6 @@ log = structlog.get_logger(__name__)
 EVENTS_AT_ONCE = 500
 WEBHOOKS_AT_ONCE = 200
 GONE = 410
-SEES_ALL = (Role.OPERATOR, Role.OFFICER, Role.ADMIN)
 
 
 @dataclass(frozen=True, slots=True)

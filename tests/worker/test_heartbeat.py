@@ -91,6 +91,7 @@ def test_a_look_that_the_database_does_not_answer_stops_nothing(floor: Floor, mo
         beat.report(Progress("unlearn", 0.1))
         monkeypatch.setattr(away, "session_factory", lambda: pytest.fail("asked again before the next beat"))
         beat.report(Progress("unlearn", 0.2))
+        assert beat.lost is None and beat.latest == Progress("unlearn", 0.2)
 
 
 def test_a_process_that_is_to_end_stops_its_computation_but_not_before_it_knows_whether_the_job_is_its_own(

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 
 from app.batches import service
 from app.batches.errors import JobAtWork, NoActiveAdapter, NothingPending
@@ -14,6 +15,7 @@ from app.db import transaction
 from app.ids import new_id
 from app.lifecycle import JobState, RequestState
 from app.requests.errors import UnknownServedModel
+from app.requests.repository import lock_model
 from app.tables import (
     Audit,
     Batch,
@@ -21,7 +23,6 @@ from app.tables import (
     Job,
     JobKind,
     Request,
-    ServedModel,
 )
 from grail.config import UnlearnConfig
 from tests.app.batches.served import LATER, NOW
@@ -155,10 +156,12 @@ def test_served_models_keep_their_row_lock_apart_from_those_who_refer_to_it(serv
     """While a batch is made, others can still insert rows that refer to the model, but not decide about it."""
     model = served.model()
     with served.db.session_factory() as one, served.db.session_factory() as other:
-        one.scalars(select(ServedModel).where(ServedModel.id == model).with_for_update(key_share=True)).one()
-        other.connection().exec_driver_sql("SET lock_timeout = '2s'")
+        assert lock_model(one, model) is not None
+        other.connection().exec_driver_sql("SET lock_timeout = '200ms'")
         other.add(Batch(id=new_id(), served_model_id=model, reason=BatchReason.AGE))
         other.flush()
+        with pytest.raises(OperationalError, match="lock timeout"):
+            lock_model(other, model)
         one.rollback()
         other.rollback()
 
