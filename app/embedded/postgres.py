@@ -125,8 +125,10 @@ class EmbeddedPostgres:
             return connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone() is not None
 
     def create_database(self, name: str, template: str | None = None) -> None:
-        """Make a database, perhaps as a copy of another (0.04 s), to which nobody may be connected meanwhile."""
-        source = sql.SQL(" TEMPLATE {}").format(sql.Identifier(template)) if template else sql.SQL("")
+        """Make a database, perhaps as a copy of another, to which nobody may be connected meanwhile. Its files are
+        copied (0.03 s of computing): to log every page, as Postgres does by itself, costs over five times as much."""
+        copied = sql.SQL(" TEMPLATE {} STRATEGY FILE_COPY")
+        source = copied.format(sql.Identifier(template)) if template else sql.SQL("")
         with self._connect() as connection:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)) + source)
 
