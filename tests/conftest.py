@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -27,6 +28,12 @@ from app.embedded.services import EmbeddedServices
 from app.keys.service import create_key
 
 TEMPLATE = "grail_template"
+
+
+def pytest_collection_finish() -> None:
+    """What is imported lives until the end: no collection has to look through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -85,6 +85,14 @@ def machine_bytes(root: Path) -> int:
         return physical
 
 
+@cache
+def set_imports_aside() -> None:
+    """Leave what has been imported out of later collections: it lives as long as the process, and looking through its
+    half a million objects took 0.4 s of each."""
+    gc.collect()
+    gc.freeze()
+
+
 def free_device() -> None:
     """Give memory back to the system, between stages and after jobs."""
     gc.collect()

@@ -37,7 +37,7 @@ from grail.model.load import LoadedModel, load_model
 from grail.report import ADAPTER_OFF, document, request_metrics, request_outcome
 from grail.types import Interrupted, Progress
 from worker.artifacts import ArtefactStore
-from worker.device import free_device, offered_bytes, placement
+from worker.device import free_device, offered_bytes, placement, set_imports_aside
 from worker.failures import failure_of
 from worker.heartbeat import Heartbeat
 from worker.pipeline import Outcome, Pipeline
@@ -77,6 +77,7 @@ def work(db: Database, settings: Settings, rung: uuid.UUID) -> None:
     taken = None if SHUTDOWN.asked else _take(db, settings, rung)
     if taken is None:
         return
+    set_imports_aside()
     every, lease = settings.heartbeat_seconds, settings.lease_seconds
     beat = Heartbeat(db, taken.job_id, taken.token, every_seconds=every, lease_seconds=lease)
     with _border(db, settings, taken, beat), beat:
