@@ -29,7 +29,7 @@ class AdapterView(BaseModel):
     state: AdapterState
     active: bool
     parent: int | None
-    job_id: uuid.UUID | None
+    job_id: uuid.UUID | None = Field(description="the job that made it; a requester is not told")
     created_at: datetime
     published_at: datetime | None
     superseded_at: datetime | None
