@@ -56,7 +56,7 @@ class Activate(BaseModel):
     )
 
     reason: Reason
-    expected_revision: int | None = Field(None, ge=0)
+    expected_revision: int | None = Field(None, ge=0, le=2**31 - 1)
 
 
 class Activated(BaseModel):
