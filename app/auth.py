@@ -12,6 +12,7 @@ import secrets
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import Depends
@@ -68,7 +69,7 @@ def authenticate(session: Session, plaintext: str | None) -> Principal:
     row = repository.by_prefix(session, form[1]) if form else None
     expected = row.hash if row is not None else NO_KEY
     matches = hmac.compare_digest(expected, hash_key(plaintext or ""))  # compared even when there is no such key
-    if row is None or not matches or row.revoked_at is not None:
+    if row is None or not matches or not row.opens(datetime.now(UTC)):
         raise Unauthorised("the Authorization header holds no valid API key")
     return Principal(row.id, row.name, row.role)
 

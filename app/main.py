@@ -53,6 +53,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(
         title="GRAIL Server", version="0.1.0", description=DESCRIPTION, lifespan=lifespan,
         openapi_url=None, docs_url=None, redoc_url=None,
+        redirect_slashes=False,  # a redirect would name the Host that was sent, and http behind a proxy with TLS
     )  # fmt: skip
     app.state.settings = settings
     app.state.db = Database(settings.database_url, timeout_seconds=settings.database_timeout_seconds)

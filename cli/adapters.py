@@ -81,7 +81,7 @@ def _unpack(answer: httpx.Response, partial: Path, name: str) -> None:
             file.write(chunk)
     again = "Download it again; if it stays, look for a proxy that changes it."
     try:
-        with tarfile.open(archive) as tar:
+        with tarfile.open(archive, mode="r:") as tar:  # uncompressed: it unpacks to no more than arrived
             tar.extractall(partial, filter="data")
         manifest = json.loads((partial / name / MANIFEST).read_text(encoding="utf-8"))
         verify_version(partial / name, manifest)

@@ -12,7 +12,7 @@ import typer
 
 from cli.failures import CommandFailed
 from cli.remote import Key, Remote, Url, at, connect
-from cli.show import AsJson, hint, when
+from cli.show import AsJson, hint, json_of, plain, when
 
 STREAM = {"Accept": "text/event-stream"}
 PAUSE_SECONDS = 1.0
@@ -38,7 +38,7 @@ def events(
     query = {"kinds": kind or None, "served_model": model if not request and not job else None}
     found = _followed(api, path, after, query) if follow else _pages(api, path, after, query)
     for event in found:
-        typer.echo(json.dumps(event, ensure_ascii=False) if as_json else _line(event))
+        typer.echo(json_of(event) if as_json else plain(_line(event)))
 
 
 def _pages(api: Remote, path: str, after: str | None, query: dict[str, Any]) -> Iterator[dict[str, Any]]:

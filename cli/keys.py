@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
@@ -63,12 +64,14 @@ def _session() -> Iterator[Session]:
 def create(
     name: Annotated[str, typer.Argument(help="Whose key it is; shown in lists.")],
     role: Annotated[KeyRole, typer.Option(help="What its holder may do.")] = KeyRole.REQUESTER,
+    days: Annotated[int | None, typer.Option(min=1, max=3650, help="Expires after so many days; else never.")] = None,
 ) -> None:
     """Make a key. It is printed once and kept nowhere."""
     if not 1 <= len(name.strip()) <= 100:
         raise typer.BadParameter("must have 1 to 100 characters", param_hint="NAME")
+    expires_at = None if days is None else datetime.now(UTC) + timedelta(days=days)
     with _session() as session:
-        _, plaintext = service.create_key(session, name.strip(), role)
+        _, plaintext = service.create_key(session, name.strip(), role, expires_at)
     hint(f"A key with the role {role}. It is shown this once: keep it, for example with `export GRAIL_KEY=...`.")
     typer.echo(plaintext)
 
@@ -79,14 +82,18 @@ def list_(as_json: AsJson = False) -> None:
     with _session() as session:
         rows = [
             {"prefix": row.prefix, "name": row.name, "role": str(row.role), "created_at": row.created_at.isoformat(),
+             "expires_at": row.expires_at.isoformat() if row.expires_at else None,
              "revoked_at": row.revoked_at.isoformat() if row.revoked_at else None}
             for row in service.list_keys(session)
         ]  # fmt: skip
     if as_json:
         show_json(rows)
         return
-    cells = [[r["prefix"], r["name"], r["role"], when(r["created_at"]), when(r["revoked_at"])] for r in rows]
-    show_table(("PREFIX", "NAME", "ROLE", "CREATED", "REVOKED"), cells, empty="There is no key yet.")
+    cells = [
+        [r["prefix"], r["name"], r["role"], when(r["created_at"]), when(r["expires_at"]), when(r["revoked_at"])]
+        for r in rows
+    ]
+    show_table(("PREFIX", "NAME", "ROLE", "CREATED", "EXPIRES", "REVOKED"), cells, empty="There is no key yet.")
 
 
 @keys.command()

@@ -24,6 +24,7 @@ from cli.models import models
 from cli.plan import plan
 from cli.requests import requests
 from cli.serve import run_api, run_worker, serve
+from cli.show import plain
 from cli.teach import teach
 from cli.webhooks import webhooks
 from grail.model.bundled import ModelMissing
@@ -65,9 +66,9 @@ def main() -> None:
         if os.environ.get("GRAIL_DEBUG"):
             raise
         detail, mend = explained(error)
-        typer.echo(f"grail: {detail}", err=True)
+        typer.echo(f"grail: {plain(detail)}", err=True)
         if mend:
-            typer.echo(f"  How to mend it: {mend}", err=True)
+            typer.echo(f"  How to mend it: {plain(mend)}", err=True)
         sys.exit(1)
 
 

@@ -1,4 +1,5 @@
-"""How commands show things: tables and fields for people, JSON for programs. Nothing is read as markup."""
+"""How commands show things: tables and fields for people, JSON for programs. Nothing is read as markup, and nothing
+reaches the terminal that would move its cursor, colour it or turn a line around: what people wrote is in there."""
 
 from __future__ import annotations
 
@@ -13,6 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from app.reports.words import is_hidden, visible
+
+JOINERS = "\u200c\u200d"
+"""What some scripts need inside of words."""
 WIDE = 200
 """Columns when the output goes to a file or a pipe, so that ids stay whole."""
 
@@ -26,12 +31,23 @@ def console() -> Console:
 
 def hint(text: str) -> None:
     """Words for a person, on standard error: standard output stays fit for programs."""
-    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(text)
+    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(plain(text))
 
 
 def show_json(value: Any) -> None:
     """Indented JSON."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    typer.echo(json_of(value, indent=2))
+
+
+def json_of(value: Any, indent: int | None = None) -> str:
+    """JSON in which what a terminal would obey is escaped."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return "".join(json.dumps(sign)[1:-1] if sign != "\n" and is_hidden(sign) else sign for sign in text)
+
+
+def plain(text: str) -> str:
+    """Text of several lines, each sign that shows nothing or moves the cursor written as its code: [U+001B]."""
+    return visible(text, "\n" + JOINERS)
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str) -> None:
@@ -60,11 +76,9 @@ def shown(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:g}"
-    if isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False)
+    return visible(value, JOINERS) if isinstance(value, str) else json_of(value)
 
 
 def when(moment: str | None) -> str:
     """A time of the API, to the second."""
-    return "-" if moment is None else moment[:19].replace("T", " ")
+    return "-" if moment is None else shown(moment[:19].replace("T", " "))

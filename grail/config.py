@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -61,7 +62,7 @@ def _meant(given: str, known: tuple[str, ...]) -> str:
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:
-    if not (math.isfinite(value) and low <= value <= high):
+    if not low <= value <= high:  # false for NaN, too
         raise ValueError(f"{name} is {value}: it must lie in {low:g}..{high:g}")
 
 
@@ -176,7 +177,7 @@ class UnlearnConfig:
                 )
             if isinstance(value, str) is not isinstance(known[name], str):
                 raise ValueError(f"the option {name} must be like {known[name]!r}")
-            if not (WORD.fullmatch(value) if isinstance(value, str) else math.isfinite(value)):
+            if not (WORD.fullmatch(value) if isinstance(value, str) else abs(value) <= sys.float_info.max):
                 raise ValueError(f"the option {name} must be a finite number or a word, like {known[name]!r}")
             limits = next((source.limits[name] for source in declared if name in source.limits), None)
             if limits and isinstance(value, str):

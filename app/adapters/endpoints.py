@@ -37,17 +37,17 @@ Steward = Annotated[Principal, Depends(require(Role.OPERATOR, Role.OFFICER))]
 
 @router.get("", responses={**READ, **problem_responses(BadRequest)})
 def list_adapters(
-    session: DbSession, name: ModelName, _: Anyone, cursor: Annotated[str | None, Query(max_length=200)] = None,
+    session: DbSession, name: ModelName, who: Anyone, cursor: Annotated[str | None, Query(max_length=200)] = None,
     limit: Annotated[int, Query(ge=1, le=BOUNDS.page_limit_max)] = 50,
 ) -> AdapterPage:  # fmt: skip
     """Versions of a model, newest first."""
-    return service.page(session, name, cursor, limit)
+    return service.page(session, name, who, cursor, limit)
 
 
 @router.get("/{version}", responses=READ)
-def get_adapter(session: DbSession, name: ModelName, version: Version, _: Anyone) -> AdapterDetail:
+def get_adapter(session: DbSession, name: ModelName, version: Version, who: Anyone) -> AdapterDetail:
     """One version with its manifest."""
-    return service.detail(session, name, version)
+    return service.detail(session, name, version, who)
 
 
 @router.get(

@@ -13,7 +13,7 @@ import re
 import shutil
 import tarfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -197,10 +197,21 @@ def check_reference(served: Path, reference: Path) -> None:
 
 
 def write_version(
-    source: Path, root: Path, *, model_name: str, version: int, base_model_digest: str, parent: str | None
+    source: Path,
+    root: Path,
+    *,
+    model_name: str,
+    version: int,
+    base_model_digest: str,
+    parent: str | None,
+    check: Callable[[Path], object] = lambda copy: None,
 ) -> WrittenVersion:
     """Copy config and weights of `source` into an immutable directory below `root`, with a manifest that holds the
-    SHA-256 of every file. Raises StorageFull, leaving nothing behind. Writing the same version again gives the same."""
+    SHA-256 of every file. Raises StorageFull, and what `check` raises of the copy, leaving nothing behind. Writing the
+    same version again gives the same.
+
+    Where others may write to `source`, `check` looks at the copy: what was looked at before may have been exchanged.
+    """
     files = {name: file_digest(source / name) for name in (CONFIG, WEIGHTS)}
     listed = [{"file": name, "sha256": files[name], "bytes": (source / name).stat().st_size} for name in sorted(files)]
     digest = canonical_digest({"base": base_model_digest, "files": listed})
@@ -220,6 +231,7 @@ def write_version(
             shutil.copyfile(source / file, partial / file)
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         verify_version(partial, manifest)  # the source may have changed between its digest and its copy
+        check(partial)
         _sync(partial)
         partial.rename(target)
         sync_directory(target.parent)
@@ -230,7 +242,7 @@ def write_version(
         if error.errno in {errno.ENOTEMPTY, errno.EEXIST} and (target / MANIFEST).is_file():
             return _kept(target, name, version, digest)  # another thread wrote the same at the same time
         raise
-    except VersionDamaged:
+    except ServiceError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return WrittenVersion(name, version, digest, target, manifest)

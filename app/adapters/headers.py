@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,10 @@ from typing import Any
 
 from app.errors import Unprocessable
 
-HEADER_MAX_BYTES = 64 * 1024 * 1024
+HEADER_MAX_BYTES = 16 * 1024 * 1024
+"""Some hundred bytes a tensor: room for a hundred thousand of them in one file."""
+MOST, DIGITS = 2**63 - 1, 19
+"""Entries and bytes that one tensor may have: what the library that loads it can count."""
 BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
     "F16": 16, "BF16": 16, "I16": 16, "U16": 16, "F32": 32, "I32": 32, "U32": 32, "F64": 64, "I64": 64, "U64": 64,
@@ -46,7 +48,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
             raise BrokenFile(f"{path.name} is not a whole safetensors file: its header is cut off or malformed")
         raw = file.read(length)
     try:
-        entries = json.loads(raw)
+        entries = json.loads(raw, parse_int=_short, object_pairs_hook=_distinct)
         if not isinstance(entries, dict):
             raise TypeError("no JSON object")
         entries.pop("__metadata__", None)
@@ -57,6 +59,21 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     promised = 8 + length + _whole(path, spans.values())
     if promised != size:
         raise BrokenFile(f"{path.name} has {size} bytes, its header promises {promised}")
+    return found
+
+
+def _short(digits: str) -> int:
+    """A number of a header. Raises ValueError for one that no size can be, before it is computed with."""
+    if len(digits) > DIGITS:
+        raise ValueError("too long a number")
+    return int(digits)
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a header. Raises ValueError when a name stands twice: readers differ in which of the two counts."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice")
     return found
 
 
@@ -76,7 +93,12 @@ def _span(offsets: Any) -> tuple[int, int]:
 def _tensor(entry: Mapping[str, Any], span: tuple[int, int]) -> TensorInfo:
     """Raises KeyError for an unknown type, ValueError when the bytes are more or fewer than the shape needs."""
     shape = tuple(_natural(value) for value in entry["shape"])
-    if 8 * (span[1] - span[0]) != math.prod(shape) * BITS[entry["dtype"]]:
+    entries = 1
+    for length in shape:
+        entries *= length
+        if entries > MOST:
+            raise ValueError("more entries than anybody can count")
+    if 8 * (span[1] - span[0]) != entries * BITS[entry["dtype"]]:
         raise ValueError("another length than the shape needs")
     return TensorInfo(entry["dtype"], shape)
 

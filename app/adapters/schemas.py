@@ -29,7 +29,7 @@ class AdapterView(BaseModel):
     state: AdapterState
     active: bool
     parent: int | None
-    job_id: uuid.UUID | None
+    job_id: uuid.UUID | None = Field(description="the job that made it; a requester is not told")
     created_at: datetime
     published_at: datetime | None
     superseded_at: datetime | None
@@ -56,7 +56,7 @@ class Activate(BaseModel):
     )
 
     reason: Reason
-    expected_revision: int | None = Field(None, ge=0)
+    expected_revision: int | None = Field(None, ge=0, le=2**31 - 1)
 
 
 class Activated(BaseModel):

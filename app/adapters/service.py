@@ -77,34 +77,35 @@ def version_of(session: Session, model: ServedModel, version: int) -> Adapter:
     return adapter
 
 
-def view(session: Session, model: ServedModel, adapters: Sequence[Adapter]) -> list[AdapterView]:
-    """How versions are shown."""
+def view(session: Session, model: ServedModel, adapters: Sequence[Adapter], who: Principal) -> list[AdapterView]:
+    """How versions are shown: which job made one is told to those who see every job."""
+    sees_jobs = who.owner is None
     parents = repository.parents(session, [a.parent_id for a in adapters if a.parent_id])
     return [
         AdapterView(
             version=a.version, name=a.name, digest=a.digest, state=a.state, active=a.id == model.active_adapter_id,
-            parent=parents.get(a.parent_id) if a.parent_id else None, job_id=a.job_id, created_at=a.created_at,
-            published_at=a.published_at, superseded_at=a.superseded_at,
+            parent=parents.get(a.parent_id) if a.parent_id else None, job_id=a.job_id if sees_jobs else None,
+            created_at=a.created_at, published_at=a.published_at, superseded_at=a.superseded_at,
         )
         for a in adapters
     ]  # fmt: skip
 
 
-def page(session: Session, name: str, cursor: str | None, limit: int) -> AdapterPage:
+def page(session: Session, name: str, who: Principal, cursor: str | None, limit: int) -> AdapterPage:
     """Versions, newest first. Raises NotFound, BadRequest."""
     model = model_named(session, name)
     if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 9):
         raise BadRequest("the cursor is not one that this list gave out", mend="Take `next_cursor` of the page before.")
     rows = repository.page(session, model.id, int(cursor) if cursor else None, limit + 1)
     more = str(rows[limit - 1].version) if len(rows) > limit else None
-    return AdapterPage(items=view(session, model, rows[:limit]), next_cursor=more)
+    return AdapterPage(items=view(session, model, rows[:limit], who), next_cursor=more)
 
 
-def detail(session: Session, name: str, version: int) -> AdapterDetail:
+def detail(session: Session, name: str, version: int, who: Principal) -> AdapterDetail:
     """One version with its manifest. Raises NotFound."""
     model = model_named(session, name)
     adapter = version_of(session, model, version)
-    return AdapterDetail(**view(session, model, [adapter])[0].model_dump(), manifest=adapter.manifest)
+    return AdapterDetail(**view(session, model, [adapter], who)[0].model_dump(), manifest=adapter.manifest)
 
 
 def next_version(session: Session, model_id: uuid.UUID) -> int:

@@ -17,6 +17,7 @@ from sqlalchemy.orm.util import identity_key
 
 from app.events.positions import Position
 from app.tables import BatchMember, Event, Job, Key, Request, ServedModel, Webhook
+from app.tables.key import OPEN_NOW
 
 SUBJECTS: dict[str, type[Request] | type[Job]] = {"request": Request, "job": Job}
 NEXT = text("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
@@ -97,8 +98,8 @@ def model_names(session: Session, model_ids: set[uuid.UUID]) -> dict[uuid.UUID, 
 
 
 def key_holds(session: Session, key_id: uuid.UUID) -> bool:
-    """Whether a key is there and not revoked."""
-    statement = select(Key.id).where(Key.id == key_id, Key.revoked_at.is_(None))
+    """Whether a key is there and neither revoked nor expired."""
+    statement = select(Key.id).where(Key.id == key_id, OPEN_NOW)
     return session.scalars(statement).first() is not None
 
 

@@ -93,7 +93,9 @@ class JobSummary(BaseModel):
     waiting_for: str | None = Field(description="what keeps a queued job from being taken up; null: nothing")
     start_adapter: VersionRef
     candidate_adapter: VersionRef | None = Field(description="what it made; null before it is evaluated")
-    error: dict[str, Any] | None = Field(description="what went wrong, and how to mend it")
+    error: dict[str, Any] | None = Field(
+        description="what went wrong, and how to mend it; a requester gets no `detail`"
+    )
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None

@@ -83,7 +83,7 @@ def browse(
     wanted = JobFilter(who.owner, state, served_model)
     rows = repository.page(session, wanted, before=id_of(cursor) if cursor else None, limit=limit + 1)
     more = cursor_of(rows[limit - 1].id) if len(rows) > limit else None
-    return JobPage(items=views.summaries(session, rows[:limit], now), next_cursor=more)
+    return JobPage(items=views.summaries(session, rows[:limit], who.owner, now), next_cursor=more)
 
 
 def order(session: Session, asked: JobOrder, who: Principal, now: datetime) -> JobView:

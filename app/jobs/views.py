@@ -18,17 +18,21 @@ from app.served_models import breaker
 from app.tables import Adapter, Job, ServedModel
 from app.workers import service as workers
 
+TOLD = ("type", "title", "mend")
+"""What of a job's error is said to one of those whose requests it serves: the rest may be about the others'."""
 
-def summaries(session: Session, jobs: Sequence[Job], now: datetime) -> list[JobSummary]:
+
+def summaries(session: Session, jobs: Sequence[Job], owner: uuid.UUID | None, now: datetime) -> list[JobSummary]:
     """Jobs in a list."""
-    return [JobSummary(**fields) for fields in _fields(session, jobs, now)]
+    return [JobSummary(**fields) for fields in _fields(session, jobs, owner, now)]
 
 
 def view(session: Session, job: Job, owner: uuid.UUID | None, now: datetime) -> JobView:
-    """One job. With `owner`, other people's requests of the batch and their checks are left out."""
+    """One job. With `owner`, other people's requests of the batch and their checks are left out, and an error's words.
+    """
     ids = repository.request_ids(session, [job.batch_id], owner)[job.batch_id]
     return JobView(
-        **_fields(session, [job], now)[0],
+        **_fields(session, [job], owner, now)[0],
         losses=job.losses,
         timings_seconds=job.timings,
         verdict=job.verdict if owner is None else _own_checks(job.verdict, {str(request_id) for request_id in ids}),
@@ -36,7 +40,9 @@ def view(session: Session, job: Job, owner: uuid.UUID | None, now: datetime) -> 
     )
 
 
-def _fields(session: Session, jobs: Sequence[Job], now: datetime) -> list[dict[str, Any]]:
+def _fields(
+    session: Session, jobs: Sequence[Job], owner: uuid.UUID | None, now: datetime
+) -> list[dict[str, Any]]:
     models = repository.models(session, {job.served_model_id for job in jobs})
     queued = any(job.state is JobState.QUEUED for job in jobs)
     memories = workers.memories(session, now) if queued else []
@@ -60,7 +66,7 @@ def _fields(session: Session, jobs: Sequence[Job], now: datetime) -> list[dict[s
             "waiting_for": _waiting_for(job, models[job.served_model_id], memories, now),
             "start_adapter": _version(versions, job.start_adapter_id),
             "candidate_adapter": _version(versions, job.candidate_adapter_id),
-            "error": job.error,
+            "error": job.error if owner is None else _kind_of(job.error),
             "created_at": job.created_at,
             "started_at": job.started_at,
             "finished_at": job.finished_at,
@@ -81,6 +87,11 @@ def _waiting_for(job: Job, model: ServedModel, memories: Sequence[int], now: dat
 def _version(versions: Mapping[uuid.UUID, Adapter], adapter_id: uuid.UUID | None) -> VersionRef | None:
     adapter = None if adapter_id is None else versions.get(adapter_id)
     return None if adapter is None else VersionRef(version=adapter.version, name=adapter.name)
+
+
+def _kind_of(error: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """An error without its details, which name files, other people's texts by id, or an officer's reason."""
+    return None if error is None else {name: error[name] for name in TOLD if name in error}
 
 
 def _own_checks(verdict: Mapping[str, Any] | None, own: Collection[str]) -> dict[str, Any] | None:

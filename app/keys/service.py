@@ -14,10 +14,10 @@ from app.keys import repository
 from app.tables.key import Key, KeyRole
 
 
-def create_key(session: Session, name: str, role: KeyRole) -> tuple[Key, str]:
-    """The row and the plaintext, which is nowhere else and is shown once."""
+def create_key(session: Session, name: str, role: KeyRole, expires_at: datetime | None = None) -> tuple[Key, str]:
+    """The row and the plaintext, which is nowhere else and is shown once. Without a date it opens until revoked."""
     prefix, plaintext, hashed = new_key()
-    row = Key(prefix=prefix, hash=hashed, name=name, role=role)
+    row = Key(prefix=prefix, hash=hashed, name=name, role=role, expires_at=expires_at)
     session.add(row)
     session.flush()
     record(session, "key.created", subject_id=str(row.id), role=str(role))

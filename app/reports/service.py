@@ -17,6 +17,7 @@ from app.audit.service import record
 from app.auth import Principal
 from app.errors import Conflict, NotFound
 from app.ids import new_id
+from app.jobs import repository as jobs
 from app.lifecycle import JobState
 from app.reports import repository
 from app.reports.schemas import SCHEMA, Document, Issued
@@ -27,8 +28,8 @@ from app.trust.canonical import canonical, digest
 LATE = "replicas_not_acknowledged"
 """The one key that is filled in at reading."""
 EXCERPT = (
-    "This is an excerpt for one requester: other people's requests of the same job are left out; figures per domain "
-    "cover all of them."
+    "This is an excerpt for one requester: other people's requests and examples are left out; figures per domain cover "
+    "all of them."
 )
 
 
@@ -85,26 +86,27 @@ def issue(session: Session, job_id: uuid.UUID, document: Document, blobs: BlobSt
 
 def read(session: Session, job_id: uuid.UUID, who: Principal, blobs: BlobStore) -> Issued:
     """The report as it stands now. Raises NotFound (also for other people's jobs), ReportMissing, ReportDamaged."""
-    job = repository.job(session, job_id)
-    own = repository.requests_of(session, job, who.owner) if job is not None else []
-    if job is None or (who.owner is not None and not own):
+    job = jobs.find(session, job_id, owner=who.owner)
+    if job is None:
         raise NotFound("there is no job with this id that this key may see", mend="GET /v1/jobs lists them.")
     report = repository.of_job(session, job.id)
     if report is None:
         raise ReportMissing(str(job.state), job.stage)
     document = _load(report.digest, blobs)
     if who.owner is not None:
+        own = repository.requests_of(session, job, who.owner)
         document = excerpt(document, {str(request_id) for request_id in own})
     return Issued(document, report.digest, str(job.state), _replicas(session, job))
 
 
 def excerpt(document: Document, own: Collection[str]) -> dict[str, Any]:
-    """A report without other people's requests, checks and examples. Unchanged when there are none. Pure."""
+    """A report without other people's requests, checks and examples: those of the standing set and of earlier erasures
+    are other people's too. Unchanged when there are none. Pure."""
     requests = [request for request in document["requests"] if request["id"] in own]
-    if len(requests) == len(document["requests"]):
+    examples = [example for example in document["examples"] if example.get("request") in own]
+    if len(requests) == len(document["requests"]) and len(examples) == len(document["examples"]):
         return dict(document)
     checks = [check for check in document["gate"]["checks"] if is_shown(str(check["scope"]), own)]
-    examples = [e for e in document["examples"] if e.get("request") is None or e["request"] in own]
     return {
         **document,
         "requests": requests,

@@ -107,13 +107,15 @@ def check_name(name: str) -> tuple[str, str]:
     return CHECKS.get(plain, (name, ""))
 
 
-def visible(text: str) -> str:
-    """`text` with every character that shows nothing, or turns the line around, written as its code: [U+202E]."""
-    return "".join(_coded(sign) if _is_hidden(sign) else sign for sign in text)
+def visible(text: str, kept: str = KEPT_SIGNS) -> str:
+    """`text` with every character that shows nothing, or turns the line around, written as its code: [U+202E]; but for
+    those in `kept`."""
+    return "".join(sign if sign in kept or not is_hidden(sign) else _coded(sign) for sign in text)
 
 
-def _is_hidden(sign: str) -> bool:
-    return sign not in KEPT_SIGNS and unicodedata.category(sign) in {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}
+def is_hidden(sign: str) -> bool:
+    """Whether a character shows nothing by itself: a control, a format or directional mark, no character at all."""
+    return unicodedata.category(sign) in {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}
 
 
 def _coded(sign: str) -> str:

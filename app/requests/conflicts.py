@@ -8,7 +8,6 @@ what stays between each requester and the service: the audit names rows and requ
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 import uuid
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -18,13 +17,8 @@ from sqlalchemy.orm import Session
 from app.audit.service import record
 from app.requests import duplicates_repository, repository
 from app.tables import Request
+from app.texts import normalise
 from grail.types import Segment
-
-
-def normalise(text: str) -> str:
-    """Text without differences that nobody means: Unicode form (NFKC), case, runs of white space."""
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return " ".join(folded.split())
 
 
 def content_digest(prompt: str, completion: str) -> str:

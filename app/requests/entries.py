@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.requests.conflicts import content_digest, normalise
+from app.requests.conflicts import content_digest
 from app.requests.schemas import Item, Probe, ProbeKind, RequestCreate
+from app.texts import normalise
 from grail.types import Role, Segment
 
 ROLES = {ProbeKind.PARAPHRASE: Role.PARAPHRASE, ProbeKind.KEEP: Role.KEEP, ProbeKind.MEASURE: Role.MEASURE}

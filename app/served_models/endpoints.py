@@ -52,6 +52,7 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 ReplicaId = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Anyone = Annotated[Principal, Depends(require())]
 Operator = Annotated[Principal, Depends(require(Role.OPERATOR))]
+Steward = Annotated[Principal, Depends(require(Role.OPERATOR, Role.OFFICER))]
 READ = problem_responses(Unauthorised, NotFound, Unprocessable, Unavailable)
 WRITE = {**READ, **problem_responses(BadRequest, Forbidden, TooLarge, UnsupportedMediaType)}
 
@@ -137,9 +138,10 @@ def put_retain_set(session: DbSession, name: ModelName, ask: RetainSetPut, who: 
     return service.put_retain_set(session, name, ask.items, who, datetime.now(UTC))
 
 
-@router.get("/{name}/retain-set", responses=READ)
-def get_retain_set(session: DbSession, name: ModelName, _: Anyone) -> RetainSetView:
-    """How much stands, by domain."""
+@router.get("/{name}/retain-set", responses={**READ, **problem_responses(Forbidden)})
+def get_retain_set(session: DbSession, name: ModelName, _: Steward) -> RetainSetView:
+    """How much stands, by domain. Not for requesters: whether a request of theirs changes it would tell them whether
+    somebody protects that very content."""
     return service.retain_set(session, name)
 
 

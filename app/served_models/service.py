@@ -85,6 +85,8 @@ def contained(path: str, settings: Settings) -> Path:
     for entry in entries:
         if entry.is_symlink():
             _inside(entry, settings)
+        if entry.exists() and not (entry.is_file() or entry.is_dir()):
+            raise PathRefused(f"{entry.name[:64]} in {found.name[:64]} is neither a file nor a directory")
     return found
 
 
@@ -133,8 +135,9 @@ def create(session: Session, ask: ModelCreate, who: Principal, settings: Setting
         check_reference(adapter, reference)
     digest = base_digest(base, settings.data_dir / "digests")
     written = write_version(
-        adapter, settings.adapters_dir, model_name=ask.name, version=1, base_model_digest=digest, parent=None
-    )
+        adapter, settings.adapters_dir, model_name=ask.name, version=1, base_model_digest=digest, parent=None,
+        check=lambda copy: check_adapter(copy, base),
+    )  # fmt: skip
     model = ServedModel(
         name=ask.name, base_model_path=str(base), base_model_digest=digest, prompt_template=ask.prompt_template,
         reference_adapter_path=str(reference) if reference else None, context_tokens=tokens,

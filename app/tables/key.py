@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import CheckConstraint, String
+from sqlalchemy import CheckConstraint, String, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.tables.base import Base, Created, Id, enum_of
@@ -32,5 +32,14 @@ class Key(Base):
     role: Mapped[KeyRole] = mapped_column(enum_of(KeyRole, "key_role"))
     created_at: Mapped[Created]
     revoked_at: Mapped[datetime | None]
+    expires_at: Mapped[datetime | None]
 
     __table_args__ = (CheckConstraint("length(hash) = 64", name="hash_is_sha256"),)
+
+    def opens(self, now: datetime) -> bool:
+        """Whether it is neither revoked nor expired."""
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+
+OPEN_NOW = Key.revoked_at.is_(None) & (Key.expires_at.is_(None) | (Key.expires_at > func.now()))
+"""The same as a condition of a statement, at the time of its transaction."""

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from app.events.positions import MOST, Position
 from app.ids import new_id
 from app.tables import Delivery, DeliveryState, Event, Key, Request, Webhook
+from app.tables.key import OPEN_NOW
 
 PENDING = DeliveryState.PENDING
 
@@ -205,11 +206,11 @@ def retired(webhook: Webhook) -> bool:
 
 
 def _active(statement: Select[Any]) -> Select[Any]:
-    """Narrowed to webhooks that are not disabled, of keys that are not revoked."""
+    """Narrowed to webhooks that are not disabled, of keys that are neither revoked nor expired."""
     return (
         statement.select_from(Webhook)
         .join(Key, Key.id == Webhook.created_by)
-        .where(Webhook.disabled_at.is_(None), Key.revoked_at.is_(None))
+        .where(Webhook.disabled_at.is_(None), OPEN_NOW)
     )
 
 

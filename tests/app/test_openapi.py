@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 import uuid
 from collections.abc import Iterator
@@ -71,7 +73,7 @@ ROLES: dict[tuple[str, str], frozenset[str]] = {
     ("PATCH", "/v1/models/{name}"): OPERATOR,
     ("POST", "/v1/models/{name}/breaker/close"): OPERATOR,
     ("PUT", "/v1/models/{name}/retain-set"): OPERATOR,
-    ("GET", "/v1/models/{name}/retain-set"): ANYONE,
+    ("GET", "/v1/models/{name}/retain-set"): STEWARD,
     ("POST", "/v1/models/{name}/replicas/{replica_id}/ack"): OPERATOR,
     ("GET", "/v1/models/{name}/replicas"): ANYONE,
     ("GET", "/v1/models/{name}/adapters"): ANYONE,
@@ -153,7 +155,11 @@ def test_the_description_itself_asks_for_a_key_and_takes_it_from_a_browser_too(s
         assert "/v1/requests" in answer.text if path == "/openapi.json" else "/openapi.json" in answer.text
     page = client.get("/docs", auth=("me", key))
     assert "http" not in re.sub(r'"url":[^,]*', "", page.text)  # nothing of another host
-    assert "default-src 'self'" in page.headers["content-security-policy"]
+    policy = dict(part.strip().split(" ", 1) for part in page.headers["content-security-policy"].split(";"))
+    (script,) = re.findall(r"<script>(.*?)</script>", page.text, re.DOTALL)
+    known = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy["script-src"] == f"'self' 'sha256-{known}'" and policy["default-src"] == "'none'"
+    assert policy["frame-ancestors"] == policy["form-action"] == policy["base-uri"] == "'none'"
     for file in re.findall(r'(?:src|href)="(/docs/[^"]+)"', page.text):
         assert client.get(file).status_code == 401
         assert len(client.get(file, auth=("me", key)).content) > 100_000

@@ -51,7 +51,7 @@ def two(floor: Floor) -> Floor:
 
 
 def test_versions_are_listed_newest_first_and_shown_with_their_manifests(two: Floor) -> None:
-    first, second = (two.caller.call("requester", "GET", path_of(version)) for version in (1, 2))
+    first, second = (two.caller.call("operator", "GET", path_of(version)) for version in (1, 2))
     assert (first["parent"], second["parent"]) == (None, 1)
     assert first["superseded_at"] and not second["superseded_at"]
     assert second["job_id"] and second["published_at"]
