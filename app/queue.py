@@ -30,6 +30,7 @@ QUEUES: dict[str, dict[str, str]] = {
     "grail.run_import": {"queue": CONTROL},
     "grail.sweep": {"queue": CONTROL},
     "grail.deliver": {"queue": CONTROL},
+    "grail.remove_orphans": {"queue": CONTROL},
 }
 
 

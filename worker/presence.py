@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import threading
-from datetime import UTC, datetime
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.config import Settings
-from app.db import Database, transaction
+from app.db import Database, clock, transaction
 from app.errors import ServiceError
 from app.workers import service as workers
 
@@ -53,7 +52,7 @@ class Presence:
         while True:
             try:
                 with transaction(self.db) as session:
-                    workers.announce(session, worker_name(), memory, datetime.now(UTC))
+                    workers.announce(session, worker_name(), memory, clock(session))
             except (ServiceError, SQLAlchemyError) as error:
                 log.warning("announcing_failed", kind=type(error).__name__)
             if self._stop.wait(self.settings.heartbeat_seconds):
