@@ -13,6 +13,7 @@ from app.config import Settings
 from app.db import Database, clock, transaction
 from app.errors import ServiceError
 from app.workers import service as workers
+from worker.learning import load_stack
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +46,8 @@ class Presence:
             log.warning("goodbye_failed", kind=type(error).__name__)
 
     def _announce(self) -> None:
-        from worker.device import offered_bytes  # the learning stack takes seconds: the worker starts meanwhile
+        load_stack()  # it takes seconds: the worker starts meanwhile
+        from worker.device import offered_bytes
 
         memory = offered_bytes(self.settings)
         log.info("worker_offers", memory_bytes=memory)

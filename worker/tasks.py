@@ -12,6 +12,7 @@ from app.imports import service as import_service
 from app.jobs import service as jobs
 from app.orphans import service as orphans
 from worker.celery import celery
+from worker.learning import load_stack
 from worker.task import SenderTask, ServiceTask
 
 
@@ -25,7 +26,8 @@ def plan_batches(self: ServiceTask) -> None:
 @celery.task(name="grail.run_job", base=ServiceTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated
 def run_job(self: ServiceTask, job_id: str) -> None:
     """Take the job up and compute it to its verdict; nothing if somebody else has it or it is done."""
-    from worker.job import work  # the learning stack is imported by the workers that compute, and by no other
+    load_stack()  # by the workers that compute, and by no other
+    from worker.job import work
 
     work(self.db, self.settings, uuid.UUID(job_id))
 

@@ -74,7 +74,7 @@ def versions(ground: Ground, model: str) -> list[str]:
                 said.append(f"{name}'s version has another parent than the job started from")
         elif job["adapter"] in {"published", "superseded"}:
             said.append(f"{name} is {job['state']}, its version {job['adapter']}")
-        if job["reports"] != (job["state"] in {"published", "rejected"}):
+        if job["state"] != "failed" and job["reports"] != (job["state"] in {"published", "rejected"}):
             said.append(f"{name} is {job['state']} and has {job['reports']} reports")
     return said + _alias(ground, model)
 
