@@ -4,6 +4,7 @@
     python bench/chaos.py --schedules 500 --seed 1 --from 0  from the beginning
     python bench/chaos.py --seed 1 --only 137                one schedule again
     python bench/chaos.py --seed 1 --minutes 30              as many as fit
+    python bench/chaos.py --named                            every named fault of tests/faults at every stage
 
 A schedule is a served model of its own, callers who do not give up, and one to three faults, each at a point of the
 pipeline or at a moment. Then everything is mended as an operator would (thawed, in time, with room; breakers
@@ -248,6 +249,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", type=int, help="this number alone, without a line in the results")
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--keep-going", action="store_true", help="go on after a violation, on a fresh stack")
+    parser.add_argument("--named", action="store_true", help="tests/faults with all processes and stages instead")
     return parser.parse_args()
 
 
@@ -257,6 +259,9 @@ def main() -> int:
     if may_mount() and INSIDE not in os.environ:  # mounts of ours end with us, however that is
         os.environ[INSIDE] = "1"
         os.execvp("unshare", ["unshare", "-m", sys.executable, *sys.argv])  # noqa: S606, S607
+    if asked.named:
+        os.environ["GRAIL_FAULTS"] = "all"
+        os.execv(sys.executable, [sys.executable, "-m", "pytest", str(ROOT / "tests" / "faults"), "-v"])  # noqa: S606
     known = results(asked.seed)
     first = asked.first if asked.first is not None else max((row["schedule"] + 1 for row in known), default=0)
     numbers = [asked.only] if asked.only is not None else range(first, asked.schedules)

@@ -113,7 +113,7 @@ class Lives(RuleBasedStateMachine):
             batches.plan(session, self.now)
         for may in self.may.values():
             if may & WAITING:
-                may.add(R.BATCHED)
+                may |= {R.QUEUED, R.BATCHED}
 
     @rule(seconds=st.sampled_from([1, int(LEASE) + 1, 7200]))
     def time_passes(self, seconds: int) -> None:

@@ -124,6 +124,17 @@ def test_a_full_disk_leaves_nothing_half_written_and_the_job_goes_on_once_there_
     case.holds()
 
 
+def test_a_broker_that_takes_connections_and_says_nothing_does_not_hold_up_callers(ground: Ground, case: Case) -> None:
+    """The change is stored, its doorbell is given up soon, and the sweep rings once the broker goes on."""
+    ground.service.call("operator", "PATCH", f"/v1/models/{case.model}", json={"policy": {"window_seconds": 3600}})
+    case.ask(1)
+    case.load.end()
+    ground.freeze("valkey")
+    answer = ground.service.clients["operator"].post("/v1/jobs", json={"served_model": case.model}, timeout=20)
+    assert answer.status_code == 202, answer.text
+    case.holds()
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_caller_whose_commit_is_cut_off_repeats_the_call_and_is_stored_once(
     ground: Ground, case: Case, when: str
