@@ -37,7 +37,7 @@ from app.lifecycle import COMPLETED, RequestState
 from tests.app.service import BAD, GOOD, LEASE, NOW, Floor
 from tests.faults import invariants
 
-LIVES = int(os.environ.get("GRAIL_LIVES", "6"))
+LIVES = int(os.environ.get("GRAIL_LIVES", "12"))
 STEPS = 25
 R = RequestState
 WAITING = {R.RECEIVED, R.QUEUED}

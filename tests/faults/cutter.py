@@ -60,7 +60,8 @@ class Cutter:
         try:
             server.connect(str(self.server))
         except OSError:
-            client.close()
+            _end(client)
+            _end(server)
             return
         state = {"application": "", "cut": ""}
         pump = threading.Thread(target=self._answers, args=(server, client, state), daemon=True)
