@@ -7,6 +7,9 @@ final name before its row is committed, so names and rows alone do not decide:
   the model is at work: whoever could register it has lost its lease, or has not begun;
 - everything else is left alone for an hour, and for as long as a job or an import is open that is older than it.
 
+Where a data directory holds versions and the database knows none of them, it is another database's (a wrong address, an
+empty one): then nothing at all is removed.
+
 Artefacts of stages are no orphans: they lie under the digest of all that shaped them, for whoever computes the same.
 """
 
@@ -19,6 +22,7 @@ from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
@@ -37,12 +41,17 @@ AT_ONCE = 500
 VERSION = re.compile(r"(?P<model>.+)-v\d{6,}-[0-9a-f]{8}")
 BLOB = re.compile(r"[0-9a-f]{64}")
 CHECKPOINTS = ".partial"
+Thing = TypeVar("Thing")
 
 
 def remove(db: Database, settings: Settings, *, after_seconds: float = ORPHAN_SECONDS) -> list[Path]:
     """Remove what is nobody's, if nothing has changed in it for so long; which paths. Raises Unavailable, OSError."""
     with transaction(db) as session:
         now, oldest_open = clock(session), repository.oldest_open(session)
+        names = [path.name for path in _entries(settings.adapters_dir) if VERSION.fullmatch(path.name)]
+        if names and not any(repository.versions_among(session, some) for some in _some(names)):
+            log.warning("data_directory_of_another_database", versions=len(names))
+            return []
     aged = now - timedelta(seconds=after_seconds)
     left = min(aged, oldest_open or aged).timestamp()
     removed = [
@@ -136,8 +145,8 @@ def _sharded(root: Path) -> Iterator[Path]:
             yield from _entries(shard)
 
 
-def _some(paths: Iterable[Path]) -> Iterator[tuple[Path, ...]]:
-    rest = iter(paths)
+def _some(all_of_them: Iterable[Thing]) -> Iterator[tuple[Thing, ...]]:
+    rest = iter(all_of_them)
     while some := tuple(islice(rest, AT_ONCE)):
         yield some
 

@@ -108,3 +108,18 @@ def test_a_report_whose_row_never_came_goes_and_reports_and_artefacts_of_stages_
     assert swept(floor) == {never}
     assert {path for path in floor.settings.artifacts_dir.rglob("*") if path.is_file()} == before - {never}
     assert all(path.is_file() for path in stage)
+
+
+def test_a_data_directory_of_another_database_is_left_alone(floor: Floor) -> None:
+    """Somebody's database address leads to an empty database: all files there are nobody's, and precious."""
+    theirs = floor.settings.model_copy(update={"data_dir": floor.directory / "theirs"})
+    source = weights.adapter(floor.directory / "source")
+    version = write_version(
+        source, theirs.adapters_dir, model_name="theirs", version=1, base_model_digest="ab" * 32, parent=None
+    )
+    store = FileStore(theirs.artifacts_dir)
+    report = store.path(store.put(b"their report"))
+    aged(theirs.data_dir)
+    assert orphans.remove(floor.db, theirs) == []
+    assert version.directory.is_dir()
+    assert report.is_file()
