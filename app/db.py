@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -66,6 +67,12 @@ def transaction(db: Database) -> Iterator[Session]:
         with _unavailable_when_away(mend=IN_DOUBT):
             session.commit()
         queue.send_noted(session)
+
+
+def clock(session: Session) -> datetime:
+    """The time of the database, for leases and all that workers decide: their own clocks may disagree, or jump."""
+    found: datetime = session.execute(text("SELECT clock_timestamp()")).scalar_one()
+    return found.astimezone(UTC)
 
 
 @contextmanager

@@ -23,6 +23,9 @@ log = structlog.get_logger(__name__)
 
 NOTED = "grail.messages"
 GPU, CONTROL = "gpu", "control"
+SEND_SECONDS = 2.0
+"""A caller whose change is stored waits no longer than this for its doorbell: the sweep rings anyway."""
+AT_ONCE = {"max_retries": 1, "interval_start": 0, "interval_step": 0.1}
 QUEUES: dict[str, dict[str, str]] = {
     "grail.run_job": {"queue": GPU},
     "grail.plan_batches": {"queue": CONTROL},
@@ -30,6 +33,7 @@ QUEUES: dict[str, dict[str, str]] = {
     "grail.run_import": {"queue": CONTROL},
     "grail.sweep": {"queue": CONTROL},
     "grail.deliver": {"queue": CONTROL},
+    "grail.remove_orphans": {"queue": CONTROL},
 }
 
 
@@ -44,14 +48,14 @@ def broker_options(url: str) -> dict[str, Any]:
 
 @lru_cache(maxsize=4)
 def client(url: str) -> Celery:
-    """A Celery client that fails fast."""
+    """A Celery client that fails fast, also where the broker takes a connection and says nothing: it only writes."""
     app = Celery("grail", broker=url)
     app.conf.update(
         task_serializer="json",
         task_ignore_result=True,
         task_routes=QUEUES,
         task_default_queue=CONTROL,
-        broker_transport_options={**broker_options(url), "max_retries": 1, "interval_start": 0, "interval_step": 0.1},
+        broker_transport_options={**broker_options(url), "socket_timeout": SEND_SECONDS, **AT_ONCE},
     )
     return app
 

@@ -14,7 +14,8 @@ def commit() -> str:
         git = ["git", "-C", str(ROOT)]
         name = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
         changed = subprocess.run(
-            [*git, "status", "--porcelain", "--", ".", ":!docs/paper"], capture_output=True, text=True, check=True
+            [*git, "status", "--porcelain", "--", ".", ":!docs/paper", ":!docs/chaos.jsonl"],
+            capture_output=True, text=True, check=True,
         ).stdout
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

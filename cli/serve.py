@@ -96,14 +96,11 @@ def _greet(stack: Stack) -> None:
 def run_worker(
     kind: Annotated[Kind, typer.Argument(help="gpu computes jobs; control plans, publishes, sweeps; beat rings.")],
     concurrency: Annotated[int, typer.Option(min=1, help="Threads of a control worker.")] = 4,
-    schedule: Annotated[Path | None, typer.Option(help="File in which beat keeps its times.")] = None,
 ) -> None:
     """Become one of the processes beside the API, for containers and service supervisors."""
     name = f"{kind}-{os.getpid()}"
     if kind is Kind.BEAT:
-        place = (schedule or data_directory() / "beat-schedule").absolute()
-        place.parent.mkdir(parents=True, exist_ok=True)
-        command = celery("beat", "--schedule", str(place))
+        command = celery("beat")
     elif kind is Kind.GPU:
         _check_placement()
         command = worker(name, "gpu", "solo", 1)

@@ -248,7 +248,7 @@ class Stack:
         commands = {"api": ["-m", "cli.api", str(listening.fileno())]}
         commands |= {name: self._worker(name, "gpu", "solo", 1) for name in gpu}
         commands |= {"control": self._worker("control", "control", "threads", 4)}
-        commands |= {"beat": celery("beat", "--schedule", str(self._run("beat") / "schedule"))}
+        commands |= {"beat": celery("beat")}
         for name, arguments in commands.items():
             keep_open = [listening.fileno()] if name == "api" else []
             self.children[name] = self._child(name, arguments, environment, keep_open)
@@ -271,7 +271,7 @@ class Stack:
 
         def prepare() -> None:
             for stale in place.iterdir():
-                if stale.name.startswith(("pid", "schedule")):  # of a killed predecessor
+                if stale.name.startswith("pid"):  # of a killed predecessor
                     stale.unlink()
 
         return Child(

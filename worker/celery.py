@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from celery import Celery
+from celery.schedules import schedule
 from celery.signals import setup_logging, worker_ready, worker_shutdown, worker_shutting_down
 
 from app.config import load_settings
@@ -13,8 +15,18 @@ from app.logs import configure_logs
 from app.queue import GPU, QUEUES, broker_options
 from worker.presence import Presence
 from worker.shutdown import SHUTDOWN
+from worker.steady import steady_now
 
 settings = load_settings()
+
+ORPHANS_SECONDS = 900.0
+"""How often beat rings for files that nobody names."""
+
+
+def every(seconds: float) -> schedule:
+    """A ring each so many seconds, whatever happens to the wall clock meanwhile."""
+    return schedule(timedelta(seconds=seconds), nowfun=steady_now)
+
 
 celery = Celery("grail", broker=settings.broker_url, include=["worker.tasks"])
 celery.conf.update(
@@ -30,10 +42,12 @@ celery.conf.update(
     broker_connection_retry_on_startup=True,
     worker_hijack_root_logger=False,
     worker_send_task_events=False,
+    beat_scheduler="celery.beat:Scheduler",  # in memory: it rings each interval anew, and reads no pickle
     beat_schedule={
-        "plan": {"task": "grail.plan_batches", "schedule": float(settings.plan_seconds)},
-        "sweep": {"task": "grail.sweep", "schedule": float(settings.sweep_seconds)},
-        "deliver": {"task": "grail.deliver", "schedule": float(settings.deliver_seconds)},
+        "plan": {"task": "grail.plan_batches", "schedule": every(settings.plan_seconds)},
+        "sweep": {"task": "grail.sweep", "schedule": every(settings.sweep_seconds)},
+        "deliver": {"task": "grail.deliver", "schedule": every(settings.deliver_seconds)},
+        "orphans": {"task": "grail.remove_orphans", "schedule": every(ORPHANS_SECONDS)},
     },
 )
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from random import SystemRandom
 from typing import Any
@@ -24,7 +23,7 @@ from sqlalchemy.orm import Session
 
 from app.adapters.files import WrittenVersion, base_digest, verify_version, write_version
 from app.config import Settings
-from app.db import Database, transaction
+from app.db import Database, clock, transaction
 from app.errors import ServiceError, Unavailable
 from app.inputs.service import JobInputs, load
 from app.jobs import service as jobs
@@ -89,11 +88,10 @@ def _take(db: Database, settings: Settings, rung: uuid.UUID) -> Taken | None:
     """The first of the jobs whose turn it is that could be claimed."""
     memory = offered_bytes(settings)
     with transaction(db) as session:
-        turns = jobs.claimable(session, datetime.now(UTC), memory)
+        turns = jobs.claimable(session, clock(session), memory)
     for job_id in turns:
         with transaction(db) as session:
-            now = datetime.now(UTC)
-            job = jobs.claim(session, job_id, worker_name(), now, settings.lease_seconds, memory)
+            job = jobs.claim(session, job_id, worker_name(), clock(session), settings.lease_seconds, memory)
             if job is not None:
                 log.info(
                     "job_claimed", job_id=str(job_id), token=job.fencing_token, attempts=job.attempts, rung=str(rung)
@@ -116,7 +114,7 @@ def _inputs(db: Database, taken: Taken) -> JobInputs:
 def _border(db: Database, settings: Settings, taken: Taken, beat: Heartbeat) -> Iterator[None]:
     """Whatever goes wrong ends as a failed job with words for people or as one that is queued again, or, when the job
     is no longer ours, as nothing."""
-    job_id, token, now = taken.job_id, taken.token, partial(datetime.now, UTC)
+    job_id, token = taken.job_id, taken.token
     try:
         yield
     except LeaseLost:
@@ -124,7 +122,7 @@ def _border(db: Database, settings: Settings, taken: Taken, beat: Heartbeat) -> 
         log.warning("lease_lost", job_id=str(job_id), token=token, step=step)
     except Interrupted:
         log.info("job_given_back", job_id=str(job_id), token=token)
-        _tell(db, settings, taken, lambda session: jobs.give_back(session, job_id, token, now()))
+        _tell(db, settings, taken, lambda session: jobs.give_back(session, job_id, token, clock(session)))
     except Exception as error:  # noqa: BLE001  the border of a job: see the module's docstring
         failure = failure_of(error, taken.settings, taken.owners)
         said = failure.error
@@ -132,7 +130,9 @@ def _border(db: Database, settings: Settings, taken: Taken, beat: Heartbeat) -> 
         memory, chance = offered_bytes(settings), SystemRandom().random()
         _tell(
             db, settings, taken,
-            lambda session: jobs.fail(session, job_id, token, failure, now(), offered_bytes=memory, chance=chance),
+            lambda session: jobs.fail(
+                session, job_id, token, failure, clock(session), offered_bytes=memory, chance=chance
+            ),
         )  # fmt: skip
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import platform
 import threading
-from datetime import UTC, datetime
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.config import Settings
-from app.db import Database, transaction
+from app.db import Database, clock, transaction
 from app.errors import ServiceError
 from app.workers import service as workers
+from worker.learning import load_stack
 
 log = structlog.get_logger(__name__)
 
@@ -46,14 +46,15 @@ class Presence:
             log.warning("goodbye_failed", kind=type(error).__name__)
 
     def _announce(self) -> None:
-        from worker.device import offered_bytes  # the learning stack takes seconds: the worker starts meanwhile
+        load_stack()  # it takes seconds: the worker starts meanwhile
+        from worker.device import offered_bytes
 
         memory = offered_bytes(self.settings)
         log.info("worker_offers", memory_bytes=memory)
         while True:
             try:
                 with transaction(self.db) as session:
-                    workers.announce(session, worker_name(), memory, datetime.now(UTC))
+                    workers.announce(session, worker_name(), memory, clock(session))
             except (ServiceError, SQLAlchemyError) as error:
                 log.warning("announcing_failed", kind=type(error).__name__)
             if self._stop.wait(self.settings.heartbeat_seconds):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import uuid
-from datetime import UTC, datetime
 
 from app.batches import service as batches
-from app.db import transaction
+from app.db import clock, transaction
 from app.idempotency import service as idempotency
 from app.imports import run as imports
 from app.imports import service as import_service
 from app.jobs import service as jobs
+from app.orphans import service as orphans
 from worker.celery import celery
+from worker.learning import load_stack
 from worker.task import SenderTask, ServiceTask
 
 
@@ -19,13 +20,14 @@ from worker.task import SenderTask, ServiceTask
 def plan_batches(self: ServiceTask) -> None:
     """Make the batches that are due."""
     with transaction(self.db) as session:
-        batches.plan(session, datetime.now(UTC))
+        batches.plan(session, clock(session))
 
 
 @celery.task(name="grail.run_job", base=ServiceTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated
 def run_job(self: ServiceTask, job_id: str) -> None:
     """Take the job up and compute it to its verdict; nothing if somebody else has it or it is done."""
-    from worker.job import work  # the learning stack is imported by the workers that compute, and by no other
+    load_stack()  # by the workers that compute, and by no other
+    from worker.job import work
 
     work(self.db, self.settings, uuid.UUID(job_id))
 
@@ -34,7 +36,7 @@ def run_job(self: ServiceTask, job_id: str) -> None:
 def publish_job(self: ServiceTask, job_id: str) -> None:
     """Draw the consequence of a job's verdict."""
     with transaction(self.db) as session:
-        jobs.conclude(session, uuid.UUID(job_id), datetime.now(UTC))
+        jobs.conclude(session, uuid.UUID(job_id), clock(session))
 
 
 @celery.task(name="grail.run_import", base=ServiceTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated
@@ -47,14 +49,20 @@ def run_import(self: ServiceTask, import_id: str) -> None:
 def sweep(self: ServiceTask) -> None:
     """Ring again for what waits: messages may be lost, workers may die."""
     with transaction(self.db) as session:
-        jobs.sweep(session, datetime.now(UTC))
+        jobs.sweep(session, clock(session))
     with transaction(self.db) as session:
-        import_service.sweep(session, datetime.now(UTC))
+        import_service.sweep(session, clock(session))
     with transaction(self.db) as session:
-        idempotency.purge(session, datetime.now(UTC))
+        idempotency.purge(session, clock(session))
 
 
 @celery.task(name="grail.deliver", base=SenderTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated
 def deliver(self: SenderTask) -> None:
     """Tell webhooks what happened."""
     self.sender.run()
+
+
+@celery.task(name="grail.remove_orphans", base=ServiceTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated
+def remove_orphans(self: ServiceTask) -> None:
+    """Remove files of processes that died."""
+    orphans.remove(self.db, self.settings)

@@ -11,17 +11,17 @@ Memory does not grow with the rows, but for the ids of a whole import, which are
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
 import structlog
 from sqlalchemy.orm import Session
 
 from app.config import Settings
-from app.db import Database, transaction
+from app.db import Database, clock, transaction
 from app.errors import Unprocessable
 from app.imports import service, spool
 from app.imports.chunks import Chunk, StoredIds
@@ -51,7 +51,7 @@ class Changed(Exception):
 def run(db: Database, settings: Settings, import_id: uuid.UUID) -> None:
     """Take up an import and bring it to its end. Nothing when somebody else has it, or it is done."""
     with transaction(db) as session:
-        taken = service.claim(session, import_id, datetime.now(UTC), settings.lease_seconds)
+        taken = service.claim(session, import_id, clock(session), settings.lease_seconds)
     if taken is None:
         return
     log.info("import_claimed", import_id=str(import_id), attempts=taken.token)
@@ -76,7 +76,7 @@ class _Work:
     def __init__(self, db: Database, settings: Settings, taken: Taken) -> None:
         self.db, self.settings, self.taken = db, settings, taken
         self.models: dict[str, ServedModel | None] = {}
-        self.renewed = datetime.now(UTC)
+        self.renewed = time.monotonic()
         self.done = _Tally(taken.rows, taken.imported, taken.refused) if taken.partial else _Tally()
 
     def to_its_end(self) -> None:
@@ -119,7 +119,7 @@ class _Work:
                 imported += len(asked)
             self._settle(session, ids)
             ended = Ended(ImportState.IMPORTED, self.done.rows, imported, 0)
-            service.end(session, self.taken, ended, datetime.now(UTC))
+            service.end(session, self.taken, ended, clock(session))
         spool.remove(self.settings.data_dir, self.taken.id)
 
     def _right(self, file: BinaryIO) -> Iterator[list[Asked]]:
@@ -190,7 +190,7 @@ class _Work:
             digest = FileStore(self.settings.artifacts_dir).put_file(path)
         ended = Ended(state, self.done.rows, self.done.imported, self.done.refused, error, digest)
         with transaction(self.db) as session:
-            service.end(session, self.taken, ended, datetime.now(UTC))
+            service.end(session, self.taken, ended, clock(session))
         spool.remove(self.settings.data_dir, self.taken.id)
 
     def _rows(self, file: BinaryIO) -> Iterator[Row]:
@@ -229,11 +229,11 @@ class _Work:
 
     def _renew(self) -> None:
         """Prolong the lease when a part of it is over, in a transaction of its own. Raises LeaseLost."""
-        now = datetime.now(UTC)
-        if (now - self.renewed).total_seconds() * RENEWALS < self.settings.lease_seconds:
+        now = time.monotonic()
+        if (now - self.renewed) * RENEWALS < self.settings.lease_seconds:
             return
         with transaction(self.db) as session:
-            service.prolong(session, self.taken, now, self.settings.lease_seconds, self.done.rows)
+            service.prolong(session, self.taken, clock(session), self.settings.lease_seconds, self.done.rows)
         self.renewed = now
 
 

@@ -6,12 +6,13 @@ A worker that lost its lease holds a stale token: it can write nothing, however 
 from __future__ import annotations
 
 import uuid
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
 from app.adapters import service as adapters
 from app.audit.service import record
+from app.db import clock
 from app.events.journal import note_progress
 from app.jobs import failing, members, repository, turns
 from app.jobs.errors import LeaseLost
@@ -120,7 +121,7 @@ def heartbeat(
     now: datetime | None = None,
 ) -> None:
     """Prolong the lease and note the newest progress. Raises LeaseLost, also when the job was cancelled."""
-    job, now = held(session, job_id, token), now or datetime.now(UTC)
+    job, now = held(session, job_id, token), now or clock(session)
     job.lease_until = now + timedelta(seconds=lease_seconds)
     if progress is not None:
         stage, share = job.stage, job.progress

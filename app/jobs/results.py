@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from app.adapters import service as adapters
 from app.adapters.files import WrittenVersion
 from app.audit.service import record
+from app.db import clock
 from app.jobs import failing, members, repository
 from app.jobs.failures import Failure
 from app.jobs.leases import held
@@ -46,7 +47,7 @@ def evaluated(
     unknown = set(example_outcomes.values()) - OUTCOMES
     if unknown:
         raise ValueError(f"unknown outcomes {sorted(unknown)}: they must be among {sorted(OUTCOMES)}")
-    now = now or datetime.now(UTC)
+    now = now or clock(session)
     job = held(session, job_id, token)
     candidate = None if written is None else adapters.register_candidate(session, job, written)
     register(session, job.id, report_digest)

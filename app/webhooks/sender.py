@@ -14,7 +14,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app.config import Settings
-from app.db import Database, transaction
+from app.db import Database, clock, transaction
 from app.errors import ServiceError
 from app.webhooks import fan
 from app.webhooks.addresses import AddressRefused, Target, judged, resolve, target_of
@@ -47,9 +47,9 @@ class Sender:
     """One a process; a second run beside the first returns at once."""
 
     def __init__(
-        self, db: Database, settings: Settings, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self, db: Database, settings: Settings, now: Callable[[Session], datetime] = clock
     ) -> None:
-        self.db, self.settings, self.clock = db, settings, clock
+        self.db, self.settings, self.now = db, settings, now
         self.random = random.SystemRandom()
         self._running = threading.Lock()
 
@@ -78,7 +78,7 @@ class Sender:
             while True:
                 now = loop.time()
                 if fans <= now < ends:
-                    more = await self._with_session(lambda session: fan.fan_out(session, self.clock()))
+                    more = await self._with_session(lambda session: fan.fan_out(session, self.now(session)))
                     fans = now if more else now + self.settings.deliver_seconds
                 if now < ends and len(sending) < AT_ONCE:
                     for message in await self._claimed(set(sending.values()), AT_ONCE - len(sending)):
@@ -94,7 +94,7 @@ class Sender:
     async def _claimed(self, busy: set[uuid.UUID], room: int) -> list[Message]:
         return await self._with_session(
             lambda session: fan.claim(
-                session, self.clock(), self.settings, busy=busy, per_webhook=PER_WEBHOOK, limit=room
+                session, self.now(session), self.settings, busy=busy, per_webhook=PER_WEBHOOK, limit=room
             )
         )
 
@@ -103,7 +103,7 @@ class Sender:
         chance = self.random.random()
         try:
             await self._with_session(
-                lambda session: fan.settle(session, message, outcome, self.clock(), self.settings, chance)
+                lambda session: fan.settle(session, message, outcome, self.now(session), self.settings, chance)
             )
         except (ServiceError, SQLAlchemyError) as error:  # due again when its lease has run out
             log.warning("delivery_not_noted", delivery_id=str(message.delivery_id), kind=type(error).__name__)

@@ -102,7 +102,7 @@ class Post:
     def __init__(self, caller: Caller, settings: Settings) -> None:
         self.caller, self.db, self.settings = caller, caller.db, settings
         self.now = datetime.now(UTC)
-        self.sender = Sender(caller.db, settings, clock=lambda: self.now)
+        self.sender = Sender(caller.db, settings, now=lambda _: self.now)
 
     def hook(self, url: str, role: str = "requester", **more: Any) -> Any:
         return self.caller.call(role, "POST", "/v1/webhooks", 201, json={"url": url, **more})

@@ -1,0 +1,1 @@
+"""Files that nobody names any more: what dead processes left behind."""

@@ -1,0 +1,70 @@
+"""One running service for all named faults."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+
+from tests.faults import invariants
+from tests.faults.ground import Ground, may_mount
+from tests.faults.load import Load
+from tests.fixtures.facts import taught_adapter
+from tests.fixtures.tiny_model import tiny_base
+
+NUMBERS = count(1)
+
+
+@pytest.fixture(scope="module")
+def ground() -> Iterator[Ground]:
+    """Two gpu workers, short leases; the disk is a small one where that can be had."""
+    with tempfile.TemporaryDirectory(prefix="grail-faults-", ignore_cleanup_errors=True) as made:
+        place, threads = Path(made), torch.get_num_threads()
+        place.chmod(0o755)
+        torch.set_num_threads(1)
+        taught_adapter(tiny_base(place / "models" / "base"), place / "models" / "adapter", steps=20)
+        torch.set_num_threads(threads)
+        with Ground(place / "models", place, small_disk=may_mount()) as running:
+            yield running
+
+
+class Case:
+    """A served model of its own with callers, and what must be true of it in the end."""
+
+    def __init__(self, ground: Ground) -> None:
+        self.ground, self.model = ground, f"case-{next(NUMBERS)}"
+        ground.register(self.model)
+        self.load = Load(ground.stack.base_url, ground.key("requester"), self.model)
+
+    def ask(self, callers: int = 2) -> None:
+        """Callers, who go on in the background."""
+        self.load.begin(callers, 0.2, Random(self.model))
+
+    def holds(self) -> None:
+        """Mended and at rest, nothing is lost, and nothing is there twice."""
+        self.load.end()
+        self.ground.heal()
+        assert self.ground.until_ended(self.model) == []
+        self.ground.sweep_files()
+        assert not self.load.strange
+        assert sorted(self.load.accepted) == sorted(self.load.tried)
+        assert invariants.broken(self.ground, self.model, self.load.accepted, self.load.tried) == []
+
+    def job(self) -> dict[str, object]:
+        """The newest job's row."""
+        return self.ground.rows(
+            "SELECT j.* FROM job j JOIN served_model m ON m.id = j.served_model_id WHERE m.name = %s "
+            "ORDER BY j.id DESC LIMIT 1", self.model,
+        )[0]  # fmt: skip
+
+
+@pytest.fixture
+def case(ground: Ground) -> Iterator[Case]:
+    """A fresh case; whatever a test leaves broken is mended for the next."""
+    yield Case(ground)
+    ground.heal()
