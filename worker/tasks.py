@@ -10,6 +10,7 @@ from app.db import transaction
 from app.idempotency import service as idempotency
 from app.imports import run as imports
 from app.imports import service as import_service
+from app.jobs import scratch
 from app.jobs import service as jobs
 from worker.celery import celery
 from worker.task import SenderTask, ServiceTask
@@ -52,6 +53,7 @@ def sweep(self: ServiceTask) -> None:
         import_service.sweep(session, datetime.now(UTC))
     with transaction(self.db) as session:
         idempotency.purge(session, datetime.now(UTC))
+    scratch.sweep(self.db, self.settings.data_dir, self.settings.adapters_dir)
 
 
 @celery.task(name="grail.deliver", base=SenderTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated
