@@ -48,6 +48,12 @@ class Codec:
         keys = self.keyring.get({key_id for (key_id, _), _ in values})
         return [_decoded(kind, open_sealed(keys[key_id], place, value)) for (key_id, place), value in values]
 
+    def open_one(self, spot: Spot, value: bytes, kind: Kind = TEXT) -> Any:
+        """The same of one value, quickest where its key is at hand."""
+        key_id, place = spot
+        key = self.keyring.held(key_id) or self.keyring.get([key_id])[key_id]
+        return _decoded(kind, open_sealed(key, place, value))
+
     def warm(self, key_ids: Iterable[uuid.UUID]) -> Collection[uuid.UUID]:
         """Fetch these keys in one question, so that opening their rows one by one asks no more; those that were not
         destroyed. More than the ring holds are not kept."""

@@ -14,7 +14,7 @@ are inserted as dictionaries go through `seal_rows`: each asks the key store onc
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from sqlalchemy import LargeBinary, event, inspect
@@ -70,7 +70,7 @@ class Sealed:
             return vars(row)[PLAIN][self.name]
         if value is None:
             return None if self.plain is None else getattr(row, self.plain)
-        return codec_of(object_session(row)).open([(self.spot(row), value)], self.kind)[0]
+        return codec_of(object_session(row)).open_one(self.spot(row), value, self.kind)
 
     def __set__(self, row: Any, value: Any) -> None:
         vars(row).setdefault(PLAIN, {})[self.name] = value
@@ -80,14 +80,17 @@ class Sealed:
 
     def spot(self, row: Any) -> Spot:
         """Where the row's value stands, and the id of its key. Raises ValueError for a row without a key's id."""
-        return self.spot_of(type(row), {name: getattr(row, name) for name in ("id", *self.keys)})
+        return self._spot(type(row).__tablename__, row.id, (getattr(row, name) for name in self.keys))
 
     def spot_of(self, model: type[DeclarativeBase], row: Mapping[str, Any]) -> Spot:
         """The same of a row's columns."""
-        key_id = next((row[name] for name in self.keys if row.get(name) is not None), None)
-        if not isinstance(key_id, uuid.UUID):
-            raise ValueError(f"a row of {model.__tablename__} names no key: one of {', '.join(self.keys)} has to")
-        return key_id, Place(model.__tablename__, row["id"], self.name)
+        return self._spot(model.__tablename__, row["id"], (row.get(name) for name in self.keys))
+
+    def _spot(self, table: str, row_id: uuid.UUID, key_ids: Iterator[uuid.UUID | None]) -> Spot:
+        for key_id in key_ids:
+            if key_id is not None:
+                return key_id, Place(table, row_id, self.name)
+        raise ValueError(f"a row of {table} names no key: one of {', '.join(self.keys)} has to")
 
     def __clause_element__(self) -> NoReturn:
         raise TypeError(f"{self.name} is sealed: no statement can look at it; keep a blind index beside it")

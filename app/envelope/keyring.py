@@ -72,6 +72,11 @@ class Keyring:
         self._remember(fresh)
         return found | fresh
 
+    def held(self, key_id: uuid.UUID) -> DataKey | None:
+        """The key if it is at hand and its time has not run out."""
+        held = self._held.get(key_id)  # one look in a dictionary: no lock is needed
+        return held[1] if held is not None and self._clock() < held[0] else None
+
     def destroy(self, ids: Collection[uuid.UUID]) -> list[Destroyed]:
         """Destroy keys for good; processes that hold them go on for `seconds` at most. What an audit leaf says of each.
         Can be repeated. Raises KeyStoreAway."""

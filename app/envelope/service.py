@@ -17,8 +17,13 @@ from app.envelope.tombstones import TombstoneFile
 
 def open_store(settings: Settings) -> KeyStore:
     """The key store, with the list of destroyed keys carried out. Raises KeyStoreAway, TombstonesDamaged."""
+    return unopened_store(settings).open()
+
+
+def unopened_store(settings: Settings) -> KeyStore:
+    """The key store as it is: for whoever has to write the list anew."""
     tombstones = TombstoneFile(settings.tombstones_file)
-    return KeyStore(settings.keys_url, tombstones, timeout_seconds=settings.database_timeout_seconds).open()
+    return KeyStore(settings.keys_url, tombstones, timeout_seconds=settings.database_timeout_seconds)
 
 
 def open_keyring(settings: Settings) -> Keyring:
