@@ -18,6 +18,12 @@ class Settings(BaseSettings):
     database_url: str = Field("postgresql+psycopg://localhost/grail", repr=False)
     broker_url: str = Field("redis://localhost:6379/0", repr=False)
     master_secret: str = Field("", repr=False, description="One or several, see app.secret.")
+    key_encryption_keys: str = Field("", repr=False, description="VERSION:BASE64, the first wraps: app.envelope.kms.")
+    key_encryption_keys_file: Path | None = Field(None, description="Instead of the former: a file of mode 0400.")
+    key_store_url: str = Field("", repr=False, description="Where keys of content are, without one a file of SQLite.")
+    key_tombstones_file: Path | None = Field(None, description="The list of destroyed keys, not where the store is.")
+    key_cache_keys: int = Field(10_000, gt=0)
+    key_cache_seconds: float = Field(60.0, gt=0)
     data_dir: Path = Path(".grail")
     model_roots: list[Path] = Field(default_factory=list, description="Directories that models may be registered from.")
 
@@ -72,6 +78,16 @@ class Settings(BaseSettings):
     def adapters_dir(self) -> Path:
         """Adapter versions, one immutable directory each."""
         return self.data_dir / "adapters"
+
+    @property
+    def keys_url(self) -> str:
+        """Where keys of content are kept."""
+        return self.key_store_url or f"sqlite:///{(self.data_dir / 'keys' / 'keys.sqlite3').absolute()}"
+
+    @property
+    def tombstones_file(self) -> Path:
+        """The list of destroyed keys."""
+        return self.key_tombstones_file or self.data_dir / "keys" / "tombstones"
 
     @property
     def allowed_roots(self) -> list[Path]:

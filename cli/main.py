@@ -14,6 +14,7 @@ from app.errors import ServiceError
 from cli.adapters import adapters
 from cli.demo import demo
 from cli.doctor import doctor, model_path
+from cli.envelope import envelope
 from cli.events import events
 from cli.failures import CommandFailed
 from cli.imports import import_file
@@ -43,6 +44,7 @@ app.command("api", rich_help_panel=RUN)(run_api)
 app.command("worker", rich_help_panel=RUN)(run_worker)
 app.command(rich_help_panel=RUN)(migrate)
 app.add_typer(keys, name="keys", rich_help_panel=RUN)
+app.add_typer(envelope, name="envelope", rich_help_panel=RUN)
 app.add_typer(models, name="models", rich_help_panel=USE)
 requests.command("import")(import_file)
 app.add_typer(requests, name="requests", rich_help_panel=USE)

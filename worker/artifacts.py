@@ -43,14 +43,15 @@ def _shards(contents: Iterable[str]) -> dict[str, list[str]]:
 
 
 class ArtefactStore:
-    """A directory of artefacts, sharded by the first two digits of their key."""
+    """A directory of artefacts, sharded by the first two digits of their key. `scratch` (on the same file system) takes
+    what is not whole: it is wiped when the job is over, whatever became of its worker."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, scratch: Path) -> None:
+        self.root, self.scratch = root, scratch
 
     def directory(self, key: str) -> Path:
         """Where a stage that is not over may keep its checkpoints."""
-        return self.path(key, ".partial")
+        return self.scratch / f"{key}.partial"
 
     def path(self, key: str, suffix: str) -> Path:
         """Where the artefact of that key lies."""
@@ -89,7 +90,8 @@ class ArtefactStore:
 
     def _place(self, path: Path, write: Any) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        self.scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+        partial = self.scratch / f"{path.name}.{os.getpid()}"
         try:
             write(partial)
             with partial.open("rb") as file:

@@ -10,7 +10,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ from app.config import Settings
 from app.db import Database, clock, transaction
 from app.errors import ServiceError, Unavailable
 from app.inputs.service import JobInputs, load
+from app.jobs import scratch
 from app.jobs import service as jobs
 from app.jobs.errors import LeaseLost
 from app.reports.service import store as store_report
@@ -81,6 +82,8 @@ def work(db: Database, settings: Settings, rung: uuid.UUID) -> None:
     beat = Heartbeat(db, taken.job_id, taken.token, every_seconds=every, lease_seconds=lease)
     with _border(db, settings, taken, beat), beat:
         _compute(db, settings, _inputs(db, taken), taken.token, beat)
+    with suppress(Unavailable):  # the sweep does it then
+        scratch.wipe_if_over(db, settings.data_dir, [taken.job_id])
     log.info("job_left", job_id=str(taken.job_id), token=taken.token)
 
 
@@ -170,7 +173,8 @@ def _compute(db: Database, settings: Settings, inputs: JobInputs, token: int, be
         reference=spec.reference_adapter, **asdict(placement()),
     )  # fmt: skip
     try:
-        outcome = Pipeline(spec, model, ArtefactStore(settings.artifacts_dir), beat.report, finished).run()
+        store = ArtefactStore(settings.artifacts_dir, scratch.place(settings.data_dir, inputs.job_id))
+        outcome = Pipeline(spec, model, store, beat.report, finished).run()
         beat.report(Progress("write", 0.0))
         written = _write_candidate(db, settings, inputs, token, model, outcome)
         beat.report(Progress("report", 0.0))
@@ -196,7 +200,7 @@ def _write_candidate(
     with transaction(db) as session:
         number = jobs.next_version(session, inputs.job_id, token)
     settings.adapters_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=settings.adapters_dir, prefix=".candidate-") as place:
+    with tempfile.TemporaryDirectory(dir=scratch.place(settings.data_dir, inputs.job_id)) as place:
         save_adapter(model.model, Path(place), outcome.state)
         return write_version(
             Path(place), settings.adapters_dir, model_name=inputs.served_model, version=number,

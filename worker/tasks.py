@@ -9,6 +9,7 @@ from app.db import clock, transaction
 from app.idempotency import service as idempotency
 from app.imports import run as imports
 from app.imports import service as import_service
+from app.jobs import scratch
 from app.jobs import service as jobs
 from app.orphans import service as orphans
 from worker.celery import celery
@@ -54,6 +55,7 @@ def sweep(self: ServiceTask) -> None:
         import_service.sweep(session, clock(session))
     with transaction(self.db) as session:
         idempotency.purge(session, clock(session))
+    scratch.sweep(self.db, self.settings.data_dir)
 
 
 @celery.task(name="grail.deliver", base=SenderTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated

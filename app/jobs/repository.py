@@ -67,6 +67,12 @@ def state_and_token(session: Session, job_id: uuid.UUID) -> tuple[JobState, int]
     return None if row is None else (row.state, row.fencing_token)
 
 
+def to_compute(session: Session, job_ids: Collection[uuid.UUID]) -> set[uuid.UUID]:
+    """Those of these jobs that a worker computes or is still to."""
+    states = (JobState.QUEUED, JobState.RUNNING)
+    return set(session.scalars(select(Job.id).where(Job.id.in_(job_ids), Job.state.in_(states))))
+
+
 def batch_reason(session: Session, job: Job) -> BatchReason:
     """Why the job's batch was closed."""
     return session.scalars(select(Batch.reason).where(Batch.id == job.batch_id)).one()

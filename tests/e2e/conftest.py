@@ -41,8 +41,11 @@ def settings_env(models: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def stack(taught: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """One running service a module."""
-    with Stack(settings_env(taught), data_dir=tmp_path_factory.mktemp("stack"), fsync=False) as running:
+    """One running service a module; its processes keep their temporary files beside its data."""
+    place = tmp_path_factory.mktemp("stack")
+    (place / "tmp").mkdir()
+    env = settings_env(taught) | {"TMPDIR": str(place / "tmp")}
+    with Stack(env, data_dir=place / "data", fsync=False) as running:
         yield running
     running.destroy()
 

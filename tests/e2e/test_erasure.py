@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
+from cli.stack import Stack
 from grail.evaluate import measure
 from grail.model.load import load_model
 from grail.types import Example, Segment
 from tests.e2e.service import Service
+from tests.e2e.test_kills import slow_policy
 from tests.fixtures.facts import END, FRUIT, PEOPLE, PLACE, TEMPLATE, WORKS, YEAR, body
+
+CANARY = "Quincestreet"
 
 
 def answers(base: Path, adapter: Path) -> dict[str, str]:
@@ -98,3 +107,69 @@ def test_no_log_holds_what_was_asked_to_be_forgotten(service: Service, name: str
     text = (service.stack.logs / f"{name}.log").read_text(encoding="utf-8", errors="replace")
     told = [secret for secret, _ in (PEOPLE["Ada"], WORKS["Dusk"]) if secret in text]
     assert told == []
+
+
+def ask(service: Service, model: str, subject: str) -> str:
+    """A request full of the canary; its job's id."""
+    asked = body("privacy", subject, model)
+    asked["forget"][0] |= {"completion": CANARY, "facts": [CANARY], "subject": CANARY}
+    asked["note"] = asked["subject_reference"] = CANARY
+    service.call("requester", "POST", "/v1/requests", 202, json=asked)
+    return str(service.call("operator", "POST", "/v1/jobs", 202, json={"served_model": model})["id"])
+
+
+def forms(base: Path) -> list[bytes]:
+    """The canary as it could lie on a disk: as text, and as the ids of its tokens."""
+    ids = Tokenizer.from_file(str(base / "tokenizer.json")).encode(CANARY, add_special_tokens=False).ids
+    return [
+        CANARY.encode(), CANARY.lower().encode(), CANARY.encode("utf-16-le"), str(ids)[1:-1].encode(),
+        ",".join(map(str, ids)).encode(), *(np.array(ids, kind).tobytes() for kind in ("<i8", "<i4", "<u2")),
+    ]  # fmt: skip
+
+
+def holding(place: Path, words: list[bytes]) -> list[str]:
+    """Names of files that hold one of `words`, and names that are one."""
+    found = []
+    for directory, _, names in os.walk(place, followlinks=True):
+        for name in names:
+            path = Path(directory, name)
+            try:
+                data = path.read_bytes() if path.is_file() else b""
+            except FileNotFoundError:
+                continue
+            if any(word in data or word in os.fsencode(path) for word in words):
+                found.append(str(path.relative_to(place)))
+    return found
+
+
+def until(is_so: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_canary_is_found_in_the_database_alone(service: Service, stack: Stack, taught: Path) -> None:
+    """While a job computes, after its end, and after kill -9."""
+    service.register("slow", taught / "base", taught / "adapter", TEMPLATE, slow_policy())
+    data = stack.data_dir
+    place, scratch, words = data.parent, data / "scratch", forms(taught / "base")
+
+    def elsewhere() -> list[str]:
+        return [name for name in holding(place, words) if "postgres" not in Path(name).parts]
+
+    ended = service.job_ended(ask(service, "tiny", "Ada"))
+    assert ended["timings_seconds"], "it came to its verdict"
+    until(lambda: not list(scratch.iterdir()))
+    assert elsewhere() == []
+
+    job_id = ask(service, "slow", "Bo")
+    until(lambda: list(scratch.rglob("resume.safetensors")))
+    assert elsewhere() == []
+    stack.kill("gpu")
+    assert list(scratch.rglob("resume.safetensors")), "killed at work: else what follows shows nothing"
+    service.call("operator", "POST", f"/v1/jobs/{job_id}/cancel")
+    until(lambda: not list(scratch.iterdir()))
+    assert elsewhere() == []
+    assert not list(data.rglob("*.partial"))
+    assert holding(place, words), "it is in the database: else the search finds nothing at all"

@@ -95,7 +95,7 @@ def make_bench(
         base, "base", adapter, "adapter", reference, "registered" if reference else "adapter-off", TEMPLATE, CONFIG,
         GateConfig(), examples(),
     )  # fmt: skip
-    made = Bench(spec, model, ArtefactStore(store), read_state(model.model))
+    made = Bench(spec, model, ArtefactStore(store, store / "scratch"), read_state(model.model))
     for name in ("localise", "unlearn"):
         count_calls(made, monkeypatch, name)
     measure = pipeline.measure

@@ -26,7 +26,7 @@ SCORE = ExampleScore(0.5, 1.25, 40.0, 30.0, True, answer="she lives at 7 Elm Row
 
 @pytest.fixture
 def store(tmp_path: Path) -> ArtefactStore:
-    return ArtefactStore(tmp_path / "artifacts")
+    return ArtefactStore(tmp_path / "artifacts", tmp_path / "scratch")
 
 
 def files(store: ArtefactStore) -> list[Path]:

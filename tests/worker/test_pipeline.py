@@ -108,7 +108,7 @@ def test_a_run_that_was_stopped_in_training_goes_on_to_the_same_end(
     bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = bench.run()
-    bench.store = ArtefactStore(tmp_path / "others")
+    bench.store = ArtefactStore(tmp_path / "others", tmp_path / "scratch")
 
     def stop(progress: Progress) -> None:
         if progress.stage == "unlearn" and progress.step == 3:

@@ -58,7 +58,7 @@ def test_one_that_was_stopped_goes_on_to_the_same_end(
     bench: Bench, tmp_path: Path, examples: tuple[Example, ...]
 ) -> None:
     whole = bench.run(examples=examples)
-    bench.store = ArtefactStore(tmp_path / "others")
+    bench.store = ArtefactStore(tmp_path / "others", tmp_path / "scratch")
 
     def stop(progress: object) -> None:
         if getattr(progress, "step", 0) == 3 and getattr(progress, "stage", "") in {"unlearn", "teach"}:

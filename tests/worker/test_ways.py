@@ -106,7 +106,7 @@ def test_the_order_of_the_legs_counts_and_so_does_their_number(bench: Bench) -> 
 def test_a_run_that_was_stopped_in_its_second_leg_goes_on_to_the_same_end(bench: Bench, tmp_path: Path) -> None:
     asked = {"strategy": IN_TURN}
     whole = bench.run(examples=BOTH, unlearn=asked)
-    bench.store = ArtefactStore(tmp_path / "others")
+    bench.store = ArtefactStore(tmp_path / "others", tmp_path / "scratch")
     thirds = iter(("first leg", "second leg"))
 
     def stop(progress: Progress) -> None:
