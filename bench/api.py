@@ -4,10 +4,10 @@
     python bench/api.py --seconds 5 --rounds 10
     python bench/api.py --write         into docs/api-load.md
 
-`POST /v1/requests` (three forget items, signed in, audited) against a route that does one INSERT and commit; `GET` of a
-request against a route that does one SELECT. The bare side twice: as FastAPI's tutorial has it, and without SQLAlchemy
-and threads (`load/bare.py`). Rates of closed loops over kept-alive connections; ratios of neighbours in time, with n and
-95 % intervals (Student's t of their logarithms). The clients share the machine with the servers.
+`POST /v1/requests` (three forget items, signed in, audited) against a route that does one INSERT and commit; `GET` of
+a request against a route that does one SELECT. The bare side twice: as FastAPI's tutorial has it, and without SQLAlchemy
+and threads (`load/bare.py`). Rates of closed loops over kept-alive connections; ratios of neighbours in time, with n
+and 95 % intervals (Student's t of their logarithms). The clients share the machine with the servers.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Bench:
             self.first += 1
             content = stage.body().replace("%NUMBER%", str(self.first).zfill(12)).encode()
             headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
-            call = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data=content, headers=headers)  # noqa: S310
+            call = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data=content, headers=headers)
             with urllib.request.urlopen(call, timeout=30) as answer:  # noqa: S310 - our own address
                 ids.append(str(json.load(answer)["id"]))
         return ids
@@ -86,7 +86,7 @@ class Bench:
         seen = [json.loads(process.stdout.read()) for process in started if process.stdout is not None]
         for process in started:
             process.wait()
-        times = sorted(second for one in seen for second in one["seconds"])
+        times = sorted(second for one in seen for second in one["seconds"]) or [math.nan]
         statuses: dict[str, int] = {}
         for one in seen:
             for status, count in one["statuses"].items():
@@ -114,7 +114,7 @@ def compare(bench: Bench, kind: str, rounds: int, seconds: float) -> tuple[list[
     calls = {side: bench.calls(side, kind) for side in bench.sides}
     rates: dict[str, list[float]] = {side: [] for side in bench.sides}
     for side in bench.sides:
-        bench.run(side, calls[side], 1.0)
+        bench.run(side, calls[side], 2.0)
     for number in range(rounds):
         for side in list(bench.sides)[:: 1 if number % 2 else -1]:
             seen = bench.run(side, calls[side], seconds)
@@ -125,7 +125,8 @@ def compare(bench: Bench, kind: str, rounds: int, seconds: float) -> tuple[list[
         middle, low, high = ratio(rates["ours"], rates[side])
         wanted = f"{WANTED[kind]:.2f}" if side == "bare" else ""
         medians = [f"{statistics.median(rates[one]):.0f}" for one in ("ours", side)]
-        rows.append(f"| {kind} / {side} | {' | '.join(medians)} | {middle:.2f} ({low:.2f}..{high:.2f}) | {rounds} | {wanted} |")
+        interval = f"{middle:.2f} ({low:.2f}..{high:.2f})"
+        rows.append(f"| {kind} / {side} | {' | '.join(medians)} | {interval} | {rounds} | {wanted} |")
     return rows, statistics.median(rates["ours"])
 
 
@@ -164,10 +165,11 @@ def main() -> None:
         shutil.rmtree(directory, ignore_errors=True)
     page = "\n".join([
         "# The API under load", "",
-        f"`python bench/api.py {' '.join(sys.argv[1:])}`".replace(" `", "`") + f", commit {commit()}, Python "
-        f"{platform.python_version()}, {os.cpu_count()} cores with a load of {os.getloadavg()[2]:.1f} in the last quarter "
-        "of an hour, clients and servers on the same machine.", "",
-        "| | ours, 1/s | other, 1/s | ratio (95 % interval) | n | wanted |", "|---|---|---|---|---|---|", *posts, *gets, "",
+        f"`{' '.join(['python bench/api.py', *sys.argv[1:]])}`, commit {commit()}, Python {platform.python_version()}, "
+        f"{os.cpu_count()} cores with a load of {os.getloadavg()[2]:.1f} in the last quarter of an hour, clients and "
+        "servers on the same machine.", "",
+        "| | ours, 1/s | other, 1/s | ratio (95 % interval) | n | wanted |", "|---|---|---|---|---|---|", *posts, *gets,
+        "",
         "Calls of `POST /v1/requests` that come whether or not others are answered:", "",
         "| | median, ms | p99, ms | p99 / median | answers | no answer | 429 or 503 without Retry-After |",
         "|---|---|---|---|---|---|---|", *open_loops, "",
