@@ -7,9 +7,11 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import select
+from sqlalchemy import select, text, update
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from app.db import transaction
+from app.requests.repository import lock_model
 from app.tables import Example
 from app.tokens import count_tokens, surely_fit
 from grail.types import Segment
@@ -39,12 +41,28 @@ def test_of_the_same_asked_at_once_one_is_first_and_the_others_are_linked_to_it(
     assert {one["duplicate_of_id"] for one in made if one["state"] == "linked"} == set(first)
 
 
-def test_what_is_forgotten_and_kept_at_once_does_not_stand(floor: Floor) -> None:
-    for number in range(3):
-        item = question(number)
-        at_once(floor, [asking(retain=[item]), asking(forget=[item], note=f"number {number}")] * 2)
+WAITING = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = "
+               "(SELECT oid FROM pg_database WHERE datname = current_database())")  # fmt: skip
+
+
+def test_what_comes_to_stand_while_it_is_being_forgotten_does_not_stay(floor: Floor) -> None:
+    """Somebody holds the model alone and lets an item stand; a request that forgets it comes in meanwhile."""
+    kept = floor.ask(7)  # retains question 907
+    withdrawn = floor.request(kept)
+    with ThreadPoolExecutor(1) as pool:
+        with transaction(floor.db) as session:
+            lock_model(session, withdrawn.served_model_id)
+            session.execute(update(Example).values(standing=False))
+            body = asking(forget=[question(907)])
+            sent = pool.submit(floor.caller.call, "requester", "POST", PATH, 202, json=body)
+            with floor.db.session_factory() as watch:
+                while not sent.done() and not watch.execute(WAITING).scalar_one():
+                    watch.rollback()
+            values = {"standing": True}
+            session.execute(update(Example).where(Example.segment == Segment.RETAIN).values(values))
+        sent.result()
     with floor.db.session_factory() as session:
-        standing = session.scalars(select(Example.id).where(Example.segment == Segment.RETAIN, Example.standing)).all()
+        standing = session.scalars(select(Example.id).where(Example.standing)).all()
     assert standing == []
 
 
