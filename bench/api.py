@@ -6,7 +6,7 @@
 
 `POST /v1/requests` (three forget items, signed in, audited) against a route that does one INSERT and commit; `GET` of
 a request against a route that does one SELECT. The bare side twice: as FastAPI's tutorial has it, and without
-SQLAlchemy and threads (`load/bare.py`). Rates of closed loops over kept-alive connections; ratios of neighbours in time,
+SQLAlchemy and threads (`load/bare.py`). Rates of closed loops over kept-alive connections; ratios of neighbours,
 with n and 95 % intervals (Student's t of their logarithms). The clients share the machine with the servers.
 """
 
