@@ -9,25 +9,32 @@ import hashlib
 import hmac
 import re
 import secrets
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import Depends
+from fastapi import Depends, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session
 
-from app.db import DbSession
+from app.db import Database, DbSession, reading
 from app.errors import Forbidden, Unauthorised
 from app.keys import repository
 from app.tables.key import KeyRole as Role
 
-__all__ = ["SEES_ALL", "Principal", "Role", "authenticate", "hash_key", "new_key", "require"]
+__all__ = [
+    "SEES_ALL", "Claimed", "KnownKeys", "Principal", "Role", "authenticate", "claimed", "confirm", "hash_key",
+    "new_key", "require",
+]  # fmt: skip
 
 bearer = HTTPBearer(auto_error=False, description="An API key, made with `grail keys create`.")
 NO_KEY = "0" * 64
+NO_VALID_KEY = "the Authorization header holds no valid API key"
+KNOWN_SECONDS, KNOWN_MOST = 60.0, 4096
 SEES_ALL = frozenset({Role.OPERATOR, Role.OFFICER, Role.ADMIN})
 """Roles that see everybody's requests and what follows from them: jobs, reports, imports, events."""
 FORM = re.compile(r"grail_([0-9a-f]{8})_[A-Za-z0-9_-]+")
@@ -70,15 +77,66 @@ def authenticate(session: Session, plaintext: str | None) -> Principal:
     expected = row.hash if row is not None else NO_KEY
     matches = hmac.compare_digest(expected, hash_key(plaintext or ""))  # compared even when there is no such key
     if row is None or not matches or not row.opens(datetime.now(UTC)):
-        raise Unauthorised("the Authorization header holds no valid API key")
+        raise Unauthorised(NO_VALID_KEY)
     return Principal(row.id, row.name, row.role)
 
 
-def principal(
-    session: DbSession, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
+class KnownKeys:
+    """Keys that were found right a short while ago, by the SHA-256 of the whole key: whom to ask the database about.
+
+    What is kept never changes: that a key with this secret was made, and its id. Whether it is revoked, and its role,
+    is read in the transaction of each call (`confirm`, or the one statement of a hot path that does all at once): a key
+    works no longer than its row says so. Bounded, and each entry is looked up anew after a minute.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[Principal, float]] = {}
+
+    def get(self, digest: str, now: float) -> Principal | None:
+        """The holder that was found under that digest."""
+        who, until = self._found.get(digest, (None, 0.0))
+        return who if now < until else None
+
+    def put(self, digest: str, who: Principal, now: float) -> None:
+        """Remember a holder."""
+        if len(self._found) >= KNOWN_MOST:
+            self._found.clear()
+        self._found[digest] = (who, now + KNOWN_SECONDS)
+
+
+async def claimed(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> Principal:
+    """Whose key was sent, as far as it was right within the last minute; counts against the key's rate. Whoever needs
+    more than a name has to let the database confirm it. Raises Unauthorised and RateLimited."""
+    plaintext = credentials.credentials if credentials else ""
+    digest, state = hash_key(plaintext), request.app.state
+    who: Principal | None = state.known_keys.get(digest, time.monotonic())
+    if who is None:
+        who = await run_in_threadpool(_look_up, state.db, plaintext)
+        state.known_keys.put(digest, who, time.monotonic())
+    return who
+
+
+def _look_up(db: Database, plaintext: str) -> Principal:
+    with reading(db) as connection, Session(connection) as session:
+        return authenticate(session, plaintext)
+
+
+Claimed = Annotated[Principal, Depends(claimed)]
+
+
+def confirm(session: Session, who: Principal) -> Principal:
+    """The holder as the table has it now. Raises Unauthorised when the key was revoked."""
+    found = repository.holder(session, who.key_id)
+    if found is None:
+        raise Unauthorised(NO_VALID_KEY)
+    return Principal(who.key_id, *found)
+
+
+def principal(session: DbSession, who: Claimed) -> Principal:
     """Who asks, on any authenticated route."""
-    return authenticate(session, credentials.credentials if credentials else None)
+    return confirm(session, who)
 
 
 def require(*roles: Role) -> Callable[[Principal], Principal]:

@@ -6,20 +6,24 @@ Both commit BEFORE anything else is told, then send the messages that were noted
 
 from __future__ import annotations
 
+import select as polls
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
+import psycopg
 from fastapi import Depends, Request
-from sqlalchemy import Engine, create_engine, text
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.exc import DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
 from app import queue
 from app.errors import Unavailable
 
+ASK_AFTER_IDLE_SECONDS = 30.0
 IN_DOUBT = (
     "It went away while it stored the change: look whether the change is there before you send it again. A call with "
     "an Idempotency-Key can be sent again as it was."
@@ -32,7 +36,6 @@ class Database:
     def __init__(self, url: str, *, pool_size: int = 10, timeout_seconds: int = 10, application: str = "grail") -> None:
         self.engine: Engine = create_engine(
             url.replace("postgresql://", "postgresql+psycopg://", 1),
-            pool_pre_ping=True,
             pool_size=pool_size,
             max_overflow=pool_size,
             pool_timeout=timeout_seconds,
@@ -40,6 +43,9 @@ class Database:
             connect_args={"connect_timeout": timeout_seconds, "application_name": application},
         )
         self.session_factory = sessionmaker(self.engine, expire_on_commit=False)
+        self.reader = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        event.listen(self.engine, "checkout", _only_alive)
+        event.listen(self.engine, "checkin", _note_time)
 
     def ping(self) -> None:
         """Raises Unavailable when the database does not answer."""
@@ -52,6 +58,39 @@ class Database:
     def dispose(self) -> None:
         """Close every connection."""
         self.engine.dispose()
+
+
+@contextmanager
+def reading(db: Database) -> Iterator[Connection]:
+    """A connection for single statements that only read, each by itself: no round trips for a transaction's ends.
+    Raises Unavailable."""
+    with _unavailable_when_away(), db.reader.connect() as connection:
+        yield connection
+
+
+def _note_time(_: Any, record: Any) -> None:
+    record.info["idle_since"] = time.monotonic()
+
+
+def _only_alive(connection: Any, record: Any, _: Any) -> None:
+    """Whoever takes a connection out of the pool gets one whose server is there.
+
+    A server that ends, or ends one of its connections, says so on the socket: looking there costs no round trip, unlike
+    asking. One that was idle for long is asked, since a network forgets connections without a word. Raises
+    DisconnectionError: the pool then opens another.
+    """
+    idle_since = record.info.pop("idle_since", None)
+    if idle_since is None:
+        return
+    watch = polls.poll()
+    watch.register(connection.fileno(), polls.POLLIN)
+    if not watch.poll(0) and time.monotonic() - idle_since < ASK_AFTER_IDLE_SECONDS:
+        return
+    try:
+        connection.execute("SELECT 1")
+        connection.rollback()
+    except (psycopg.OperationalError, psycopg.InterfaceError):
+        raise DisconnectionError from None
 
 
 @contextmanager

@@ -18,6 +18,13 @@ SAFE_HEADERS = [
 ]
 
 
+class EncodedBody(UnsupportedMediaType):
+    """415: what is small on the wire may be endless once it is unpacked, so nothing is."""
+
+    type, title = "encoded-body", "The body must not be compressed"
+    mend = "Send it as it is, without Content-Encoding."
+
+
 class _Exceeded(Exception):
     """The body grew past the limit while it was read."""
 
@@ -67,6 +74,8 @@ class BodyLimit:
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > max_bytes:
             return _too_large(max_bytes)
+        if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
+            return EncodedBody("the body is compressed")
         kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
         has_body = b"transfer-encoding" in headers or (length.isdigit() and int(length) > 0)
         is_file = scope["path"] in self.file_bytes

@@ -11,6 +11,7 @@ from fastapi.openapi.utils import get_openapi
 
 from app import health
 from app.adapters.endpoints import router as adapters
+from app.auth import KnownKeys
 from app.config import Settings, load_settings
 from app.db import Database
 from app.description import router as description
@@ -57,6 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )  # fmt: skip
     app.state.settings = settings
     app.state.db = Database(settings.database_url, timeout_seconds=settings.database_timeout_seconds)
+    app.state.known_keys = KnownKeys()
     app.state.streams = Streams(
         app.state.db, poll_seconds=settings.events_poll_seconds,
         heartbeat_seconds=settings.events_heartbeat_seconds, per_key=settings.events_streams_per_key,

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Depends
 
 
-def _now() -> datetime:
+async def _now() -> datetime:
     return datetime.now(UTC)
 
 

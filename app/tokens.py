@@ -3,6 +3,7 @@ template filled with the prompt (or one bos without a prompt) + completion + eos
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -10,6 +11,10 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from app.errors import Unavailable
+
+KNOWN_CUTTERS = {"ByteLevel", "Digits", "Split", "Whitespace", "WhitespaceSplit", "Punctuation"}
+SPECIAL_TOKENS = 2
+"""One bos or none, one eos."""
 
 
 class TokeniserMissing(Unavailable):
@@ -39,6 +44,34 @@ def load_tokeniser(base_model_path: str) -> Tokenizer:
         raise TokeniserMissing(
             f"no readable tokenizer.json beside the base model ({type(error).__name__}): an operator has to restore it"
         ) from None
+
+
+@lru_cache(maxsize=4)
+def _most_tokens_per_byte(tokenizer: Tokenizer) -> int | None:
+    """At most how many tokens a byte of UTF-8 can become, where that is certain: byte-pair encoding without a
+    normaliser (it might write more than was there), cut into words that may each get one space in front. None for any
+    other kind."""
+    form = json.loads(tokenizer.to_str())
+    cutter = form["pre_tokenizer"] or {}
+    cutters = cutter.get("pretokenizers", [cutter])
+    known = all(part.get("type") in KNOWN_CUTTERS for part in cutters)
+    plain = form["normalizer"] is None and form["model"]["type"] == "BPE"
+    return 2 if plain and known and not form["model"].get("continuing_subword_prefix") else None
+
+
+def surely_fit(
+    tokenizer: Tokenizer, template: str, pairs: Sequence[tuple[str, str]], context_tokens: int
+) -> bool:
+    """Whether texts are so short that no count of their tokens could be over `context_tokens`: most are."""
+    per_byte = _most_tokens_per_byte(tokenizer)
+    if per_byte is None:
+        return False
+    around = len(template.encode()) + SPECIAL_TOKENS
+    return all(
+        per_byte * (around + len(prompt.encode()) * template.count("{prompt}") + len(completion.encode()))
+        <= context_tokens
+        for prompt, completion in pairs
+    )
 
 
 def count_tokens(tokenizer: Tokenizer, template: str, pairs: Sequence[tuple[str, str]]) -> list[int]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session
 
 from app.lifecycle import JobState
+from app.requests.repository import alone
 from app.tables import Adapter, AdapterState, Job, Replica, ServedModel
 
 AT_WORK = (JobState.RUNNING, JobState.EVALUATED, JobState.AWAITING_APPROVAL)
@@ -17,10 +19,12 @@ AT_WORK = (JobState.RUNNING, JobState.EVALUATED, JobState.AWAITING_APPROVAL)
 
 def model_by_name(session: Session, name: str, *, lock: bool = False) -> ServedModel | None:
     """The served model of that name; with `lock`, held until the transaction ends."""
-    query = select(ServedModel).where(ServedModel.name == name)
+    query: Select[Any] = select(ServedModel).where(ServedModel.name == name)
     if lock:
-        query = query.with_for_update(key_share=True).execution_options(populate_existing=True)
-    return session.scalars(query).one_or_none()
+        query = query.add_columns(alone(ServedModel.id)).with_for_update(of=ServedModel, key_share=True)
+        query = query.execution_options(populate_existing=True)
+    found: ServedModel | None = session.scalars(query).one_or_none()
+    return found
 
 
 def by_version(session: Session, model_id: uuid.UUID, version: int) -> Adapter | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sqlalchemy.orm import Session
@@ -22,6 +24,28 @@ class NotForTheTrail(ValueError):
     """A field that could hold what a person wrote. A programming error, found by tests."""
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One leaf of the trail, and what its event says where it is about a request or a job."""
+
+    event: str
+    subject_id: str | None
+    leaf: bytes
+    at: datetime
+    fields: Mapping[str, LeafValue]
+
+
+def entry(event: str, subject_id: str | None = None, at: datetime | None = None, **fields: LeafValue) -> Entry:
+    """A leaf about `subject_id`, not stored yet. Raises NotForTheTrail for a text value that is not a plain token."""
+    for name, value in {"event": event, "subject_id": subject_id, **fields}.items():
+        if isinstance(value, str) and not PLAIN.fullmatch(value):
+            raise NotForTheTrail(f"the field {name} of {event} is not an id, state, digest or number")
+    at = at or datetime.now(UTC)
+    moment = at.isoformat(timespec="microseconds")
+    leaf = canonical({"id": str(new_id()), "event": event, "subject_id": subject_id, "at": moment, "fields": fields})
+    return Entry(event, subject_id, leaf, at, fields)
+
+
 def record(
     session: Session, event: str, *, subject_id: str | None = None, at: datetime | None = None, **fields: LeafValue
 ) -> None:
@@ -29,11 +53,10 @@ def record(
 
     Raises NotForTheTrail for a text value that is not a plain token.
     """
-    for name, value in {"event": event, "subject_id": subject_id, **fields}.items():
-        if isinstance(value, str) and not PLAIN.fullmatch(value):
-            raise NotForTheTrail(f"the field {name} of {event} is not an id, state, digest or number")
-    at = at or datetime.now(UTC)
-    moment = at.isoformat(timespec="microseconds")
-    leaf = canonical({"id": str(new_id()), "event": event, "subject_id": subject_id, "at": moment, "fields": fields})
-    session.add(Audit(event=event, subject_id=subject_id, leaf=leaf))
-    note(session, event, subject_id, at, fields)
+    add(session, entry(event, subject_id, at, **fields))
+
+
+def add(session: Session, made: Entry) -> None:
+    """Append a leaf, and its event."""
+    session.add(Audit(event=made.event, subject_id=made.subject_id, leaf=made.leaf))
+    note(session, made.event, made.subject_id, made.at, made.fields)

@@ -33,6 +33,13 @@ def note(session: Session, change: str, subject_id: str | None, at: datetime, fi
         _add(session, change, repository.SUBJECTS[noun], subject_id, at, fields)
 
 
+def of_request(change: str, fields: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the event of an audited change of a request says (`kind`, `data`); None where the change is no event."""
+    if change.partition(".")[0] != "request":
+        return None
+    return {"kind": change, "data": _shown(fields)}
+
+
 def note_progress(session: Session, job: Job, stage_before: str, progress_before: float, at: datetime) -> None:
     """Write `job.progress` when the job's stage has changed or it has passed another step of 5 %."""
     if job.stage == stage_before and int(job.progress * STEPS_SHOWN) <= int(progress_before * STEPS_SHOWN):

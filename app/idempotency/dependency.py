@@ -34,6 +34,9 @@ async def _body_digest(request: Request) -> bytes:
     return hashlib.sha256(await request.body()).digest()
 
 
+BodyDigest = Annotated[bytes, Depends(_body_digest)]
+
+
 def call_of(request: Request, who: Principal, key: str | None, body_digest: bytes) -> Call:
     """The call that a request is."""
     address = request.url.path + (f"?{request.url.query}" if request.url.query else "")
@@ -44,7 +47,7 @@ def _once(
     request: Request,
     session: DbSession,
     who: Annotated[Principal, Depends(require())],
-    body_digest: Annotated[bytes, Depends(_body_digest)],
+    body_digest: BodyDigest,
     idempotency_key: IdempotencyKey = None,
 ) -> Once:
     """Does the work of this call once. Name it after the endpoint's own role, which is to be asked first."""

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from app.requests import entries as rules
 from app.requests.entries import Entry
 from app.requests.errors import Contradiction, DuplicateItem, FactNotInText, NothingAsked, TextTooLong
+from app.requests.intake_repository import Target
 from app.tables import ServedModel
-from app.tokens import count_tokens, load_tokeniser
+from app.tokens import count_tokens, load_tokeniser, surely_fit
 
 
 def check(found: Sequence[Entry]) -> None:
@@ -29,10 +30,13 @@ def check(found: Sequence[Entry]) -> None:
         )
 
 
-def check_lengths(found: Sequence[Entry], model: ServedModel) -> None:
+def check_lengths(found: Sequence[Entry], model: ServedModel | Target) -> None:
     """Every text fits the model's context, prompt template and end token included. Raises TextTooLong."""
     pairs = [(entry.prompt, entry.completion) for entry in found]
-    counts = count_tokens(load_tokeniser(model.base_model_path), model.prompt_template, pairs)
+    tokeniser = load_tokeniser(model.base_model_path)
+    if surely_fit(tokeniser, model.prompt_template, pairs, model.context_tokens):
+        return
+    counts = count_tokens(tokeniser, model.prompt_template, pairs)
     faults = [fault.as_dict() for fault in rules.too_long(found, counts, model.context_tokens)]
     if faults:
         raise TextTooLong(faults, context_tokens=model.context_tokens)

@@ -21,6 +21,9 @@ from calendar import monthrange
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Row
 
 from app.tables import Regulation, Request, RequestDomain
 
@@ -67,7 +70,7 @@ class Clock:
     completed_at: datetime | None = None
 
 
-def clock_of(request: Request) -> Clock:
+def clock_of(request: Request | Row[Any]) -> Clock:
     """The clock in a request's row."""
     return Clock(
         request.received_at, request.due_at, request.first_due_at, request.held_since, request.completed_at

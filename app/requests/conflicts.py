@@ -1,6 +1,6 @@
 """Erasure wins: what an active request forgets does not stand in the retain set of its served model.
 
-Contents are compared by digest after normalisation. Everything here holds the served model's row first, so that a
+Contents are compared by digest after normalisation. Everything here holds the served model first, so that a
 forget item and the retain item that it contradicts can not slip past each other in two transactions. Who asked for
 what stays between each requester and the service: the audit names rows and requests by id, answers name neither.
 """
@@ -44,10 +44,8 @@ def standing_allowed(session: Session, served_model_id: uuid.UUID, content_diges
 
 
 def erase_from_standing(session: Session, request: Request, digests: Sequence[str], now: datetime) -> None:
-    """Take what `request` forgets out of the standing retain set, each row audited."""
-    if not digests:
-        return
-    repository.lock_model(session, request.served_model_id)
+    """Take what `request` forgets out of the standing retain set, each row audited. The caller holds the served model,
+    alone or together with others that only forget: nothing comes to stand meanwhile."""
     for example_id in repository.take_out(session, request.served_model_id, digests, by=request.id, now=now):
         _audit(session, "retain.erased", example_id, request.id)
 

@@ -11,16 +11,17 @@ keep do not stand: those of the first do, and none is to be counted or drawn twi
 from __future__ import annotations
 
 import hashlib
+import uuid
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from sqlalchemy.orm import Session
 
-from app.audit.service import record
+from app.audit.service import Entry, add, entry, record
 from app.lifecycle import RequestEvent, RequestState, advance_request
 from app.requests import conflicts, repository
 from app.requests import duplicates_repository as same
-from app.requests.entries import Entry
+from app.requests import entries as rules
 from app.served_models.schemas import Policy
 from app.tables import Request, RequestDomain
 from grail.types import Role
@@ -29,20 +30,18 @@ BEGINNING = (RequestState.RECEIVED, RequestState.NOTICE)
 """States in which a request comes in that something is to be erased for."""
 
 
-def fingerprint(domain: RequestDomain, found: Iterable[Entry]) -> str:
+def fingerprint(domain: RequestDomain, found: Iterable[rules.Entry]) -> str:
     """What is asked, whatever its order: SHA-256 over the domain and the digests of what to forget and to retain.
     Probes are no part of it: they measure."""
     items = sorted(f"{entry.segment}:{entry.digest}" for entry in found if entry.role is Role.ITEM)
     return hashlib.sha256("\n".join([str(domain), *items]).encode()).hexdigest()
 
 
-def link(session: Session, request: Request) -> None:
-    """Link a request that is being received to an open one for the same. The caller holds the served model's row and
-    stores the request afterwards."""
-    if request.state in BEGINNING and request.fingerprint is not None:
-        firsts = same.open_firsts(session, request, [request.fingerprint])
-        if firsts:
-            _follow(request, firsts[0])
+def link(request: Request, first_id: uuid.UUID | None) -> None:
+    """Link a request that is being received to the open one for the same, if there is one. The caller holds what is
+    asked and that one, and stores the request afterwards."""
+    if first_id is not None and request.state in BEGINNING and request.fingerprint is not None:
+        _follow(request, first_id)
 
 
 def link_many(session: Session, requests: Sequence[Request], now: datetime) -> list[Request]:
@@ -58,19 +57,24 @@ def link_many(session: Session, requests: Sequence[Request], now: datetime) -> l
             continue
         first = firsts.setdefault(request.fingerprint, request)
         if first is not request:
-            _follow(request, first)
+            _follow(request, first.id)
             audit_link(session, request, now)
             linked.append(request)
     session.flush()
     return linked
 
 
+def link_entry(request: Request, now: datetime) -> Entry:
+    """One leaf about a request that follows another, not stored yet."""
+    return entry(
+        "request.linked", str(request.id), now, state=str(request.state), duplicate_of=str(request.duplicate_of_id),
+        served_model_id=str(request.served_model_id),
+    )  # fmt: skip
+
+
 def audit_link(session: Session, request: Request, now: datetime) -> None:
     """One leaf about a request that follows another."""
-    record(
-        session, "request.linked", subject_id=str(request.id), at=now, state=str(request.state),
-        duplicate_of=str(request.duplicate_of_id), served_model_id=str(request.served_model_id),
-    )  # fmt: skip
+    add(session, link_entry(request, now))
 
 
 def published(session: Session, first: Request, now: datetime) -> None:
@@ -106,8 +110,8 @@ def ended_without_erasure(session: Session, first: Request, now: datetime) -> No
     conflicts.let_stand(session, heir, now)
 
 
-def _follow(request: Request, first: Request) -> None:
-    request.state, request.duplicate_of_id = advance_request(request.state, RequestEvent.LINK), first.id
+def _follow(request: Request, first_id: uuid.UUID) -> None:
+    request.state, request.duplicate_of_id = advance_request(request.state, RequestEvent.LINK), first_id
 
 
 def _needs_a_person(session: Session, request: Request) -> bool:

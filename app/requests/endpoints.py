@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from app.auth import Principal, require
+from app.auth import Claimed, Principal, confirm, require
 from app.config import bounds
-from app.db import DbSession
+from app.db import DbSession, reading, transaction
 from app.errors import (
     BadRequest,
     NotFound,
@@ -21,9 +21,9 @@ from app.errors import (
     UnsupportedMediaType,
     problem_responses,
 )
-from app.idempotency.dependency import REPLAYED_HEADER, OnlyOnce
+from app.idempotency.dependency import REPLAYED_HEADER, BodyDigest, IdempotencyKey, call_of
 from app.idempotency.errors import KeyReused, StillAtWork
-from app.idempotency.service import Told
+from app.idempotency.service import Told, answer_once
 from app.lifecycle import RequestState
 from app.now import Now
 from app.preconditions import ETAG, NOT_MODIFIED, IfNoneMatch, PreconditionFailed, is_known, not_modified
@@ -85,17 +85,26 @@ PAGE_MAX = bounds().page_limit_max
     },
 )
 def submit(
-    payload: RequestCreate, request: Request, session: DbSession, who: Who, now: Now, once: OnlyOnce
+    payload: RequestCreate,
+    request: Request,
+    who: Claimed,
+    now: Now,
+    body_digest: BodyDigest,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Answered after the commit only. Forget items leave the served model's standing retain set at once and go into
     the next batch; retain items join that set. A request with retain items only is `standing` from now on. Where the
     policy has `validate_notices`, a copyright request waits as `notice` for an officer."""
+    call, due_days = call_of(request, who, idempotency_key, body_digest), request.app.state.settings.request_due_days
+    with transaction(request.app.state.db) as session:  # here and not as a dependency: one thread does all of it
 
-    def work() -> Told:
-        view = service.submit(session, payload, who, now, due_days=request.app.state.settings.request_due_days)
-        return Told(view, 202, {"Location": f"{router.prefix}/{view.id}", "ETag": view.etag})
+        def work() -> Told:
+            view = service.submit(session, payload, who, now, due_days=due_days)
+            return Told(view, 202, {"Location": f"{router.prefix}/{view.id}", "ETag": view.etag})
 
-    return once(work)
+        if idempotency_key is not None:  # a kept answer is told to a key that is still valid only
+            confirm(session, who)
+        return answer_once(session, call, now, work)
 
 
 @router.get(
@@ -151,18 +160,25 @@ def browse(
 )
 def read(
     request_id: uuid.UUID,
-    response: Response,
-    session: DbSession,
-    who: Who,
+    request: Request,
+    who: Claimed,
     now: Now,
     if_none_match: IfNoneMatch = None,
     include: Annotated[
         Literal["items"] | None, Query(description="`items`: its texts too, for the owner and officers")
     ] = None,
-) -> Response | RequestView:
+) -> Response:
     """Its state, its clock, and in numbers how it went."""
-    view = service.read(session, request_id, who, now, with_items=include == "items")
-    return not_modified(view.etag) if is_known(if_none_match, view.etag) else tagged(response, view)
+    db = request.app.state.db
+    if include is None:
+        with reading(db) as connection:
+            view = service.status(connection, request_id, who, now)
+    else:
+        with transaction(db) as session:
+            view = service.read(session, request_id, confirm(session, who), now, with_items=True)
+    if is_known(if_none_match, view.etag):
+        return not_modified(view.etag)
+    return Response(view.model_dump_json(), media_type="application/json", headers={"ETag": view.etag})
 
 
 @router.delete(

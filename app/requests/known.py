@@ -15,5 +15,10 @@ def known_model(session: Session, name: str) -> ServedModel:
     """The served model. Raises UnknownServedModel with the known names and the closest of them."""
     model = repository.model_named(session, name)
     if model is None:
-        raise UnknownServedModel(name, repository.model_names(session, NAMES_SHOWN))
+        raise unknown_model(session, name)
     return model
+
+
+def unknown_model(session: Session, name: str) -> UnknownServedModel:
+    """What to say about a name that no served model has."""
+    return UnknownServedModel(name, repository.model_names(session, NAMES_SHOWN))

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import ARRAY, Select, String, any_, exists, func, insert, literal, select, tuple_, update
+from sqlalchemy import ARRAY, Select, String, any_, cast, exists, func, insert, literal, select, tuple_, update
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session, aliased
 
@@ -20,6 +20,8 @@ from grail.types import Role, Segment
 
 INSERT_ROWS = 1000
 """Rows that one INSERT carries."""
+MODELS = 7_311_003
+"""Advisory locks on served models; those on their names are the number before."""
 CLOCK_SLACK = timedelta(hours=1)
 """How far the time inside an id may lie from `received_at`: clocks of several servers, long transactions."""
 NOT_ACTIVE = (RequestState.WITHDRAWN, RequestState.FAILED, RequestState.REFUSED, RequestState.REINSTATED)
@@ -167,11 +169,18 @@ def items_of(session: Session, request_id: uuid.UUID) -> list[Example]:
 def lock_model(session: Session, served_model_id: uuid.UUID) -> ServedModel | None:
     """Hold a served model's row: what decides about its retain set, batches and alias happens one at a time.
 
-    Rows that refer to the model can still be inserted by others (FOR NO KEY UPDATE).
+    Rows that refer to the model can still be inserted by others (FOR NO KEY UPDATE). The advisory lock keeps out
+    requests that are being received, which hold it together (`intake_repository`): unlike shared locks on the row, it
+    lets whoever waits for it come before those that ask later.
     """
-    statement = select(ServedModel).where(ServedModel.id == served_model_id)
-    statement = statement.with_for_update(key_share=True).execution_options(populate_existing=True)
+    statement = select(ServedModel, alone(ServedModel.id)).where(ServedModel.id == served_model_id)
+    statement = statement.with_for_update(of=ServedModel, key_share=True).execution_options(populate_existing=True)
     return session.scalars(statement).one_or_none()
+
+
+def alone(model_id: Any) -> Any:
+    """An expression that holds a served model against requests that are being received, until the transaction ends."""
+    return func.pg_advisory_xact_lock(MODELS, func.hashtext(cast(model_id, String)))
 
 
 def forgotten_digests(session: Session, served_model_id: uuid.UUID, digests: Iterable[str]) -> dict[str, uuid.UUID]:

@@ -1,106 +1,37 @@
-"""Rules of requests: what is taken, who sees it, how it is withdrawn. Each change is one transaction with its audit."""
+"""Rules of requests: who sees what, how one is withdrawn. Each change is one transaction with its audit. How one comes
+in stands in `app.requests.intake`."""
 
 from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
+from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from app.audit.service import record
-from app.auth import Principal
+from app.auth import NO_VALID_KEY, Principal, Role
 from app.batches import service as batches
-from app.errors import NotFound
-from app.ids import new_id
+from app.errors import NotFound, Unauthorised
 from app.lifecycle import IllegalMove, RequestEvent, RequestState, advance_request
 from app.preconditions import entity_tag, require_match
-from app.requests import conflicts, duplicates, repository
-from app.requests import entries as rules
+from app.requests import conflicts, duplicates, repository, status_repository
 from app.requests.access import owns_or_judges
-from app.requests.checks import check, check_lengths
 from app.requests.cursors import cursor_of, due_cursor_of, due_date_of, id_of
-from app.requests.entries import Entry
 from app.requests.errors import (
     ContentsForbidden,
     NotWithdrawable,
     WithdrawalForbidden,
 )
-from app.requests.known import known_model
+from app.requests.intake import Asked, prepare, store, submit
 from app.requests.moves import end_hold, take_back
-from app.requests.receipt import Receipt, receive
-from app.requests.schemas import RequestCreate, RequestFilter, RequestPage, RequestView
-from app.requests.views import contents_of, views_of
-from app.served_models.schemas import Policy
-from app.tables import ExampleDomain, Request, RequestKind, ServedModel
-from grail.types import Role as ExampleRole
-from grail.types import Segment
+from app.requests.schemas import RequestFilter, RequestPage, RequestView
+from app.requests.views import contents_of, view_of_row, views_of
+from app.tables import Request
 
-
-def submit(session: Session, payload: RequestCreate, who: Principal, now: datetime, *, due_days: int) -> RequestView:
-    """Take a request with its items and probes; with retain items only it stands at once.
-
-    Raises UnknownServedModel, NothingAsked, FactNotInText, DuplicateItem, Contradiction and TextTooLong.
-    """
-    asked = prepare(payload, known_model(session, payload.served_model), who, now, due_days=due_days)
-    _place(session, asked, now)
-    return views_of(session, [asked.request], now, who)[0]
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A request that was checked and is not stored yet. `began` is the state that it starts in, unless it is linked."""
-
-    request: Request
-    entries: Sequence[Entry]
-    began: RequestState
-
-
-def prepare(
-    payload: RequestCreate,
-    model: ServedModel,
-    who: Principal,
-    now: datetime,
-    *,
-    due_days: int,
-    sorts_at: datetime | None = None,
-) -> Asked:
-    """Check what is asked, and make its row. Raises what `submit` raises, but for UnknownServedModel.
-
-    `sorts_at` is the moment by which its id sorts where that is not this one: lists by time of receipt go by ids.
-    """
-    receipt = receive(payload, Policy.model_validate(model.policy), now, due_days)
-    request_id = new_id(payload.received_at or sorts_at)
-    found = rules.entries(payload, payload.subject_reference or f"request-{request_id}")
-    check(found)
-    check_lengths(found, model)
-    request = _request(request_id, payload, who, model, receipt)
-    if payload.forget:
-        request.fingerprint = duplicates.fingerprint(payload.domain, found)
-    return Asked(request, found, receipt.state)
-
-
-def store(session: Session, asked: Sequence[Asked], blocked: Mapping[str, uuid.UUID], now: datetime) -> None:
-    """Write requests with their items and leaves. Retain items with a digest in `blocked` (and which request forgets
-    it) do not stand."""
-    rows = (row for one in asked for row in _rows(one.entries, one.request, blocked, now))
-    repository.add(session, [one.request for one in asked], rows)
-    for one in asked:
-        _audit_receipt(session, one, blocked, now)
-
-
-def _place(session: Session, asked: Asked, now: datetime) -> None:
-    """Store one request: linked if it is asked already, its retain items where nobody forgets them, what it forgets out
-    of the standing set."""
-    request = asked.request
-    retained = {entry.digest for entry in asked.entries if _protects(entry)}
-    blocked = conflicts.being_forgotten(session, request.served_model_id, retained)
-    duplicates.link(session, request)
-    store(session, [asked], blocked, now)
-    conflicts.erase_from_standing(session, request, _forgotten(asked.entries), now)
+NOT_THERE = "there is no request with this id that this key may see"
+__all__ = ["Asked", "browse", "expect", "prepare", "read", "status", "store", "submit", "withdraw"]
 
 
 def read(session: Session, request_id: uuid.UUID, who: Principal, now: datetime, *, with_items: bool) -> RequestView:
@@ -112,6 +43,18 @@ def read(session: Session, request_id: uuid.UUID, who: Principal, now: datetime,
     if not with_items:
         return view
     return view.model_copy(update={"contents": contents_of(request, repository.items_of(session, request.id))})
+
+
+def status(connection: Connection, request_id: uuid.UUID, who: Principal, now: datetime) -> RequestView:
+    """One request without its texts, in one statement that looks at the key, too: what is asked most often. Raises
+    Unauthorised for a key that was revoked, and NotFound."""
+    found = status_repository.find(connection, request_id, who.key_id)
+    if found is None:
+        raise Unauthorised(NO_VALID_KEY)
+    if found.id is None:
+        raise NotFound(NOT_THERE)
+    holder = Principal(who.key_id, who.name, Role(found.role))
+    return view_of_row(found, now, with_reasons=owns_or_judges(holder, found))
 
 
 def browse(
@@ -182,95 +125,9 @@ def withdraw(session: Session, request_id: uuid.UUID, who: Principal, now: datet
     return views_of(session, [request], now, who)[0]
 
 
-def _request(
-    request_id: uuid.UUID, payload: RequestCreate, who: Principal, model: ServedModel, receipt: Receipt
-) -> Request:
-    """The row."""
-    return Request(
-        id=request_id,
-        served_model_id=model.id,
-        domain=payload.domain,
-        kind=RequestKind.ERASE,
-        state=receipt.state,
-        subject_reference=payload.subject_reference,
-        legal_basis=payload.legal_basis,
-        client_reference=payload.client_reference,
-        note=payload.note,
-        tries=0,
-        settings={},
-        created_by=who.key_id,
-        regulation=receipt.regulation,
-        received_at=receipt.clock.received_at,
-        due_at=receipt.clock.due_at,
-        completed_at=receipt.clock.completed_at,
-    )
-
-
-def _protects(entry: Entry) -> bool:
-    """Whether an entry joins the standing retain set."""
-    return entry.segment is Segment.RETAIN and entry.role is ExampleRole.ITEM
-
-
-def _forgotten(found: Sequence[Entry]) -> list[str]:
-    """Digests of what shall go."""
-    return [entry.digest for entry in found if entry.segment is Segment.FORGET and entry.role in rules.FORGOTTEN]
-
-
-def _rows(
-    found: Sequence[Entry], request: Request, blocked: Mapping[str, uuid.UUID], now: datetime
-) -> Iterator[dict[str, Any]]:
-    """Example rows. A retain item that somebody has forgotten is stored, but does not stand; those of a linked request
-    rest."""
-    rests = request.state is RequestState.LINKED
-    ids = [new_id() for _ in found]
-    for entry in found:
-        eraser = blocked.get(entry.digest) if _protects(entry) and not rests else None
-        yield {
-            **entry.columns(ids),
-            "served_model_id": request.served_model_id,
-            "request_id": request.id,
-            "domain": ExampleDomain(request.domain),
-            "segment": entry.segment,
-            "standing": _protects(entry) and eraser is None and not rests,
-            "erased_by_request_id": eraser,
-            "removed_at": None if eraser is None else now,
-        }
-
-
-def _audit_receipt(session: Session, asked: Asked, blocked: Mapping[str, uuid.UUID], now: datetime) -> None:
-    """Leaves about what came in, and about retain items that do not stand because somebody forgets them."""
-    request, found = asked.request, asked.entries
-    items = [entry.segment for entry in found if entry.role is ExampleRole.ITEM]
-    record(
-        session,
-        f"request.{asked.began}",
-        subject_id=str(request.id),
-        at=now,
-        state=str(asked.began),
-        served_model_id=str(request.served_model_id),
-        key_id=str(request.created_by),
-        domain=str(request.domain),
-        forget_items=items.count(Segment.FORGET),
-        retain_items=items.count(Segment.RETAIN),
-        probes=len(found) - len(items),
-    )
-    if request.state is RequestState.LINKED:
-        duplicates.audit_link(session, request, now)
-        return
-    kept_out = {entry.digest for entry in found if _protects(entry)} & blocked.keys()
-    for digest in sorted(kept_out):
-        record(
-            session,
-            "retain.not_standing",
-            subject_id=str(request.id),
-            content_digest=digest,
-            request_id=str(blocked[digest]),
-        )
-
-
 def _visible(session: Session, request_id: uuid.UUID, who: Principal) -> Request:
     """The request if `who` may see it. Somebody else's and one that never was give the same answer."""
     request = repository.find(session, request_id, owner=who.owner)
     if request is None:
-        raise NotFound("there is no request with this id that this key may see")
+        raise NotFound(NOT_THERE)
     return request

@@ -5,11 +5,13 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import ARRAY, String, all_, func, literal, select, update
+from sqlalchemy import ARRAY, Select, String, all_, func, literal, select, update
 from sqlalchemy.orm import Session
 
 from app.lifecycle import JobState
+from app.requests.repository import alone
 from app.tables import Adapter, Example, Job, ServedModel
 
 NAMES = 7_311_002
@@ -28,10 +30,12 @@ def everything(session: Session) -> Sequence[tuple[ServedModel, Adapter | None]]
 
 def by_name(session: Session, name: str, *, lock: bool = False) -> ServedModel | None:
     """The served model of that name; with `lock`, held until the transaction ends."""
-    query = select(ServedModel).where(ServedModel.name == name)
+    query: Select[Any] = select(ServedModel).where(ServedModel.name == name)
     if lock:  # rows that refer to the model can still be inserted by others
-        query = query.with_for_update(key_share=True).execution_options(populate_existing=True)
-    return session.scalars(query).one_or_none()
+        query = query.add_columns(alone(ServedModel.id)).with_for_update(of=ServedModel, key_share=True)
+        query = query.execution_options(populate_existing=True)
+    found: ServedModel | None = session.scalars(query).one_or_none()
+    return found
 
 
 def queued_jobs(session: Session, model_id: uuid.UUID) -> list[uuid.UUID]:

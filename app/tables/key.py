@@ -43,3 +43,5 @@ class Key(Base):
 
 OPEN_NOW = Key.revoked_at.is_(None) & (Key.expires_at.is_(None) | (Key.expires_at > func.now()))
 """The same as a condition of a statement, at the time of its transaction."""
+OPEN_NOW_SQL = "(k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now()))"
+"""The same in statements that are written out, where the table is called `k`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -185,6 +186,15 @@ def test_unknown_names_are_refused_and_not_repeated(
 def test_an_unknown_name_that_could_be_a_field_is_named(shared: Floor) -> None:
     problem = shared.caller.call("requester", "POST", PATH, 422, json=body(priority=1))
     assert problem["errors"][0]["field"] == "priority"
+
+
+@pytest.mark.parametrize("path", [PATH, "/v1/imports"])
+@pytest.mark.parametrize("encoding", ["gzip", "br", "gzip, identity"])
+def test_compressed_bodies_are_refused_and_never_unpacked(shared: Floor, path: str, encoding: str) -> None:
+    bomb = gzip.compress(b" " * 50_000_000)
+    headers = {"Content-Type": "application/json", "Content-Encoding": encoding}
+    assert shared.caller.refused("requester", "POST", path, content=bomb, headers=headers) == (415, "encoded-body")
+
 
 
 @pytest.mark.parametrize(

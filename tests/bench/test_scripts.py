@@ -10,7 +10,7 @@ import pytest
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 SCRIPTS = sorted(path for path in BENCH.rglob("*.py") if path.name != "__init__.py")
-OURS = {"app", "cli", "grail", "plain", "provenance", "reproduction", "worker"}
+OURS = {"app", "cli", "grail", "load", "plain", "provenance", "reproduction", "worker"}
 
 
 def name_of(path: Path) -> str:

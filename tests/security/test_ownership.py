@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
+from app.auth import KnownKeys
 from app.imports.run import run
 from app.requests.cursors import cursor_of
 from tests.app.service import Floor
@@ -66,6 +67,7 @@ def statements(floor: Floor) -> Iterator[list[str]]:
 
 def told(floor: Floor, method: str, place: str, role: str = "other", **more: Any) -> tuple[Any, ...]:
     """Everything that a caller could tell two answers apart by."""
+    floor.caller.client.app.state.known_keys = KnownKeys()  # type: ignore[attr-defined]  # the same for every call
     with statements(floor) as heard:
         answer = floor.caller.send(role, method, place, **more)
     headers = sorted((name, value) for name, value in answer.headers.items() if name not in PASSING)

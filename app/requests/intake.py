@@ -1,0 +1,265 @@
+"""How a request is received: checked, linked to an open one for the same, stored with its trail, in one transaction.
+
+Without retain items that takes three statements (`intake_repository`), and different requests go on side by side.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.audit.service import Entry as AuditEntry
+from app.audit.service import entry as audit_entry
+from app.auth import NO_VALID_KEY, Principal
+from app.errors import Unauthorised
+from app.events.journal import of_request
+from app.ids import new_id
+from app.lifecycle import RequestState
+from app.requests import conflicts, duplicates
+from app.requests import entries as rules
+from app.requests import intake_repository as intake
+from app.requests.checks import check, check_lengths
+from app.requests.entries import Entry
+from app.requests.intake_repository import Target
+from app.requests.known import unknown_model
+from app.requests.receipt import Receipt, receive
+from app.requests.repository import Counts
+from app.requests.schemas import RequestCreate, RequestView
+from app.requests.views import view_of_new
+from app.served_models.schemas import Policy
+from app.tables import ExampleDomain, Request, RequestKind, ServedModel
+from grail.types import Role as ExampleRole
+from grail.types import Segment
+
+ROWS_AT_ONCE = 2000
+"""Items that one statement stores."""
+
+
+def submit(session: Session, payload: RequestCreate, who: Principal, now: datetime, *, due_days: int) -> RequestView:
+    """Take a request with its items and probes; with retain items only it stands at once.
+
+    The key is looked at in the first statement, whoever did so before: one that is revoked takes effect at once. Raises
+    Unauthorised, UnknownServedModel, NothingAsked, FactNotInText, DuplicateItem, Contradiction and TextTooLong.
+    """
+    request_id = _new_request_id(payload, None)
+    found = _entries(payload, request_id)
+    print_ = duplicates.fingerprint(payload.domain, found) if payload.forget else None
+    alone = bool(payload.retain)
+    role, model = intake.holder_and_model(
+        session, who.key_id, payload.served_model, None if alone else print_, shared=not alone
+    )  # fmt: skip
+    if role is None:
+        raise Unauthorised(NO_VALID_KEY)
+    if model is None:
+        raise unknown_model(session, payload.served_model)
+    asked = _asked(payload, model, who, now, request_id, found, print_, due_days)
+    counts = _place(session, asked, now)
+    return view_of_new(asked.request, payload.served_model, counts, now)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request that was checked and is not stored yet. `began` is the state that it starts in, unless it is linked."""
+
+    request: Request
+    entries: Sequence[Entry]
+    began: RequestState
+
+
+def prepare(
+    payload: RequestCreate,
+    model: ServedModel | Target,
+    who: Principal,
+    now: datetime,
+    *,
+    due_days: int,
+    sorts_at: datetime | None = None,
+) -> Asked:
+    """Check what is asked, and make its row. Raises what `submit` raises, but for UnknownServedModel.
+
+    `sorts_at` is the moment by which its id sorts where that is not this one: lists by time of receipt go by ids.
+    """
+    request_id = _new_request_id(payload, sorts_at)
+    found = _entries(payload, request_id)
+    print_ = duplicates.fingerprint(payload.domain, found) if payload.forget else None
+    return _asked(payload, model, who, now, request_id, found, print_, due_days)
+
+
+def store(session: Session, asked: Sequence[Asked], blocked: Mapping[str, uuid.UUID], now: datetime) -> None:
+    """Write requests with their items, leaves and events. Retain items with a digest in `blocked` (and which request
+    forgets it) do not stand. Each request has its revision afterwards; the session does not know them."""
+    for part in _parts(asked):
+        entries = [leaf for one in part for leaf in _receipt_entries(one, blocked, now)]
+        revisions = intake.store(
+            session,
+            [_request_columns(one.request) for one in part],
+            [row for one in part for row in _rows(one.entries, one.request, blocked, now)],
+            [{"event": one.event, "subject_id": one.subject_id, "leaf": one.leaf.decode()} for one in entries],
+            [event for one in entries if (event := _event_columns(one)) is not None],
+        )
+        for one in part:
+            one.request.xmin = revisions[one.request.id]
+
+
+def _place(session: Session, asked: Asked, now: datetime) -> Counts:
+    """Store one request: linked if it is asked already, its retain items where nobody forgets them, what it forgets out
+    of the standing set. The caller holds its model together with others, if it only forgets."""
+    request = asked.request
+    forgotten = _forgotten(asked.entries)
+    retained = {entry.digest for entry in asked.entries if _protects(entry)}
+    blocked = conflicts.being_forgotten(session, request.served_model_id, retained) if retained else {}
+    stands = False
+    if request.fingerprint is not None:
+        first_id, stands = intake.asked_before(
+            session, request.created_by, request.served_model_id, request.fingerprint, forgotten
+        )
+        duplicates.link(request, first_id)
+    store(session, [asked], blocked, now)
+    if stands:
+        conflicts.erase_from_standing(session, request, forgotten, now)
+    return _counts(asked.entries)
+
+
+def _new_request_id(payload: RequestCreate, sorts_at: datetime | None) -> uuid.UUID:
+    return new_id(payload.received_at or sorts_at)
+
+
+def _entries(payload: RequestCreate, request_id: uuid.UUID) -> list[Entry]:
+    """What is asked, checked as far as neither database nor tokenizer is needed."""
+    found = rules.entries(payload, payload.subject_reference or f"request-{request_id}")
+    check(found)
+    return found
+
+
+def _asked(
+    payload: RequestCreate,
+    model: ServedModel | Target,
+    who: Principal,
+    now: datetime,
+    request_id: uuid.UUID,
+    found: Sequence[Entry],
+    fingerprint: str | None,
+    due_days: int,
+) -> Asked:
+    receipt = receive(payload, Policy.model_validate(model.policy), now, due_days)
+    check_lengths(found, model)
+    request = _request(request_id, payload, who, model, receipt)
+    request.fingerprint = fingerprint
+    return Asked(request, found, receipt.state)
+
+
+def _request(
+    request_id: uuid.UUID, payload: RequestCreate, who: Principal, model: ServedModel | Target, receipt: Receipt
+) -> Request:
+    """The row."""
+    return Request(
+        id=request_id,
+        served_model_id=model.id,
+        domain=payload.domain,
+        kind=RequestKind.ERASE,
+        state=receipt.state,
+        subject_reference=payload.subject_reference,
+        legal_basis=payload.legal_basis,
+        client_reference=payload.client_reference,
+        note=payload.note,
+        tries=0,
+        settings={},
+        created_by=who.key_id,
+        regulation=receipt.regulation,
+        received_at=receipt.clock.received_at,
+        due_at=receipt.clock.due_at,
+        completed_at=receipt.clock.completed_at,
+    )
+
+
+def _protects(entry: Entry) -> bool:
+    """Whether an entry joins the standing retain set."""
+    return entry.segment is Segment.RETAIN and entry.role is ExampleRole.ITEM
+
+
+def _forgotten(found: Sequence[Entry]) -> list[str]:
+    """Digests of what shall go."""
+    return [entry.digest for entry in found if entry.segment is Segment.FORGET and entry.role in rules.FORGOTTEN]
+
+
+def _rows(
+    found: Sequence[Entry], request: Request, blocked: Mapping[str, uuid.UUID], now: datetime
+) -> Iterator[dict[str, Any]]:
+    """Example rows. A retain item that somebody has forgotten is stored, but does not stand; those of a linked request
+    rest."""
+    rests = request.state is RequestState.LINKED
+    ids = [new_id() for _ in found]
+    for entry in found:
+        eraser = blocked.get(entry.digest) if _protects(entry) and not rests else None
+        yield {
+            **entry.columns(ids),
+            "served_model_id": request.served_model_id,
+            "request_id": request.id,
+            "domain": ExampleDomain(request.domain),
+            "segment": entry.segment,
+            "standing": _protects(entry) and eraser is None and not rests,
+            "erased_by_request_id": eraser,
+            "removed_at": None if eraser is None else now,
+        }
+
+
+def _receipt_entries(asked: Asked, blocked: Mapping[str, uuid.UUID], now: datetime) -> Iterator[AuditEntry]:
+    """Leaves about what came in, and about retain items that do not stand because somebody forgets them."""
+    request, found = asked.request, asked.entries
+    counts = _counts(found)
+    yield audit_entry(
+        f"request.{asked.began}",
+        str(request.id),
+        now,
+        state=str(asked.began),
+        served_model_id=str(request.served_model_id),
+        key_id=str(request.created_by),
+        domain=str(request.domain),
+        forget_items=counts.forget_items,
+        retain_items=counts.retain_items,
+        probes=counts.probes,
+    )
+    if request.state is RequestState.LINKED:
+        yield duplicates.link_entry(request, now)
+        return
+    kept_out = {entry.digest for entry in found if _protects(entry)} & blocked.keys()
+    for digest in sorted(kept_out):
+        yield audit_entry(
+            "retain.not_standing", str(request.id), content_digest=digest, request_id=str(blocked[digest])
+        )  # fmt: skip
+
+
+def _counts(found: Sequence[Entry]) -> Counts:
+    items = [entry.segment for entry in found if entry.role is ExampleRole.ITEM]
+    return Counts(items.count(Segment.FORGET), items.count(Segment.RETAIN), len(found) - len(items))
+
+
+def _parts(asked: Sequence[Asked]) -> Iterator[list[Asked]]:
+    """Requests with at most `ROWS_AT_ONCE` items together, or one with more."""
+    part: list[Asked] = []
+    rows = 0
+    for one in asked:
+        if part and rows + len(one.entries) > ROWS_AT_ONCE:
+            yield part
+            part, rows = [], 0
+        part.append(one)
+        rows += len(one.entries)
+    if part:
+        yield part
+
+
+def _request_columns(request: Request) -> dict[str, Any]:
+    return {name: getattr(request, name) for name in intake.REQUEST_COLUMNS}
+
+
+def _event_columns(made: AuditEntry) -> dict[str, Any] | None:
+    said = of_request(made.event, made.fields)
+    if said is None:
+        return None
+    model_id = made.fields["served_model_id"]
+    return {**said, "request_id": made.subject_id, "served_model_id": model_id, "created_at": made.at}

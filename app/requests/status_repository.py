@@ -1,0 +1,37 @@
+"""The one statement that answers where a request stands: key, request, model, counts and last job together."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from sqlalchemy import Connection, Row
+
+from app.auth import SEES_ALL
+from app.tables.key import OPEN_NOW_SQL
+
+STATUS = f"""
+SELECT k.role, r.*, r.xmin::text, m.name AS model, counted.*,
+    (
+        SELECT job.id FROM batch_member JOIN job ON job.batch_id = batch_member.batch_id
+        WHERE batch_member.request_id = r.id
+        ORDER BY batch_member.batch_id DESC LIMIT 1
+    ) AS job_id
+FROM key k
+LEFT JOIN request r ON r.id = %(request)s AND (r.created_by = k.id OR k.role::text = ANY(%(seeing_all)s))
+LEFT JOIN served_model m ON m.id = r.served_model_id
+LEFT JOIN LATERAL (
+    SELECT count(*) FILTER (WHERE role = 'item' AND segment = 'forget') AS forget_items,
+        count(*) FILTER (WHERE role = 'item' AND segment = 'retain') AS retain_items,
+        count(*) FILTER (WHERE role <> 'item') AS probes
+    FROM example WHERE request_id = r.id
+) counted ON true
+WHERE k.id = %(key)s AND {OPEN_NOW_SQL}
+"""  # noqa: S608 - a condition of our own
+
+
+def find(connection: Connection, request_id: uuid.UUID, key_id: uuid.UUID) -> Row[Any] | None:
+    """The columns of a request that this key may see (all of them NULL for any other), with the key's `role`, `model`,
+    `forget_items`, `retain_items`, `probes` and `job_id`. None for a key that is not there, revoked or expired."""
+    values = {"request": request_id, "key": key_id, "seeing_all": [str(role) for role in SEES_ALL]}
+    return connection.exec_driver_sql(STATUS, values).one_or_none()
