@@ -107,7 +107,6 @@ def parse_key(line: str) -> Key:
     if raw[0] != 1 or found != key_id(name, raw[1:]) or not all(time.tzinfo for time in times.values()):
         raise ValueError(line)
     return Key(name, found, raw[1:], times)
-
 def parse_keys(text: str, *, unsafe: bool = False) -> tuple[Key, ...]:
     """Keys, one a line; empty lines and those that begin with # are passed over."""
     lines = [line.strip() for line in text.splitlines()]
@@ -118,7 +117,6 @@ def parse_keys(text: str, *, unsafe: bool = False) -> tuple[Key, ...]:
         raise Rejected("unsafe-key", "A development key was given: anybody can sign with it. See --allow-unsafe-key.")
     return keys
 Signatures = Sequence[tuple[str, bytes]]  # who (`name+id`), bytes; not verified
-
 def signer_of(what: str, message: bytes, signed: Signatures, keys: Sequence[Key], at: datetime | None = None) -> str:
     """Which known key signed. Unknown ones are passed over, a wrong signature by a known one spoils all, a key that was
     not valid then counts for nothing."""
@@ -161,7 +159,6 @@ def leaf_hash(leaf: bytes) -> bytes:
 def node_hash(left: bytes, right: bytes) -> bytes:
     """RFC 9162: SHA-256(0x01 || left || right)."""
     return hashlib.sha256(b"\x01" + left + right).digest()
-
 def _climb(place: int, last: int, hashes: Sequence[bytes]) -> tuple[bytes, bytes] | None:
     """From `place` of a level that ends at `last`: roots of what ends here, and of all. None if the length is wrong."""
     old = new = hashes[0] if hashes else b""
@@ -180,7 +177,6 @@ def verify_inclusion(index: int, size: int, leaf: bytes, path: Sequence[bytes], 
     """RFC 9162, 2.1.3.2: the leaf with this hash stands at `index` of the tree of `size` leaves with that root."""
     if not 0 <= index < size or (_climb(index, size - 1, [leaf, *path]) or (b"", b""))[1] != root:
         raise Rejected("not-in-log", f"What should be leaf {index} of {size} is not in the log of that root.")
-
 def verify_consistency(size: int, root: bytes, new_size: int, new_root: bytes, path: Sequence[bytes]) -> None:
     """RFC 9162, 2.1.4.2: the tree of `new_size` leaves begins with that of `size`."""
     if size in (0, new_size):
@@ -199,7 +195,6 @@ def envelope(payload: bytes, signed: Signatures) -> bytes:
     """A DSSE envelope of an in-toto statement, in its one form."""
     signatures = [{"keyid": who, "sig": base64_of(raw)} for who, raw in signed]
     return wrapped({"payload": base64_of(payload), "payloadType": PAYLOAD_TYPE, "signatures": signatures})
-
 def open_envelope(raw: bytes, keys: Sequence[Key]) -> tuple[Any, bytes, str]:
     """Statement, its bytes, and who signed it, by a key that was valid at the time that the statement names, if any."""
     with refusing("statement-malformed", "The statement is not in a DSSE envelope of its one form."):
@@ -214,7 +209,6 @@ def open_envelope(raw: bytes, keys: Sequence[Key]) -> tuple[Any, bytes, str]:
         if statement["_type"] != STATEMENT_TYPE or not at.tzinfo:
             raise ValueError("another type")
     return statement, payload, signer_of("the statement", pae(payload), signed, keys, at)
-
 def archive(files: Mapping[str, bytes]) -> bytes:
     """The one zip of these files: sorted, stored, dated 1980-01-01, no attributes. The same bytes on every machine."""
     body: list[bytes] = []
@@ -226,7 +220,6 @@ def archive(files: Mapping[str, bytes]) -> bytes:
         at += 30 + len(name) + len(data)
     end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, len(files), len(files), len(index), at, 0)
     return b"".join([*body, index, end])
-
 def read_bundle(raw: bytes) -> dict[str, bytes]:
     """Files of a bundle by name. Whatever `archive` would not have written (paths that lead elsewhere, repetitions,
     compression, anything between or behind) is refused: there is nothing to expand and nowhere to hide."""
@@ -246,7 +239,6 @@ def read_bundle(raw: bytes) -> dict[str, bytes]:
     if archive(files) != raw:
         raise Rejected("bundle-damaged", "The archive was damaged or changed around its files.")
     return files
-
 def open_bundle(files: Mapping[str, bytes], keys: Sequence[Key]) -> tuple[Any, bytes, str]:
     """What `open_envelope` gives, once the statement names exactly the files there are, but for the wrappers."""
     statement, payload, who = open_envelope(files[STATEMENT], keys)
@@ -279,7 +271,6 @@ def parse_log(raw: bytes) -> tuple[list[Proof], str, list[Proof]]:
     if log_json(leaves, value["seal"], earlier) != raw:
         raise ValueError("another form")
     return leaves, value["seal"], earlier
-
 def check_log(files: Mapping[str, bytes], payload: bytes, keys: Sequence[Key]) -> tuple[str, int, Head, list[Proof]]:
     """The request's events and the seal of this statement are in the log of a signed checkpoint. Its earlier states."""
     head, (proofs, seal, earlier) = open_checkpoint(files[CHECKPOINT], keys), parse_log(files[LOG])
@@ -295,7 +286,6 @@ def check_log(files: Mapping[str, bytes], payload: bytes, keys: Sequence[Key]) -
     for one in earlier:
         verify_consistency(one.number, one.root, head.size, head.root, one.path)
     return head.origin, head.size, head, earlier
-
 def check_since(old: Head, head: Head, earlier: Sequence[Proof]) -> None:
     """The log of `head` continues the checkpoint that was kept."""
     if old.origin != head.origin:
@@ -312,7 +302,6 @@ def check_manifests(files: Mapping[str, bytes], model: Any) -> None:
             over = wrapped({"base": found["base_model_digest"], "files": found["files"]}) if found else b""
             if found and not hashlib.sha256(over).hexdigest() == found["digest"] == named["digest"]:
                 raise ValueError(member)
-
 def check_adapter(directory: Path, raw: bytes) -> None:
     """The directory holds the manifest's files, to the byte, and nothing else but the manifest and a signature."""
     with refusing("adapter-differs", "The report names no new adapter to compare with."):
@@ -345,7 +334,6 @@ def draws(subjects: int) -> list[Callable[[Sequence[Any]], tuple[Any, ...]]]:
     stream = b"".join(hashlib.sha256(struct.pack(">2Q", 0, block)).digest() for block in range(-(-words // 4)))
     drawn = [word % subjects for word in struct.unpack(f">{words}Q", stream[: 8 * words])]
     return [itemgetter(*drawn[at : at + subjects]) for at in range(0, words, subjects)]
-
 def estimate(columns: Sequence[Sequence[float]], names: Sequence[str], statistic: Callable[..., Any]) -> Figure:
     """A statistic of the columns' means, with its 95 % bootstrap interval over subjects."""
     places: dict[str, list[int]] = {}
@@ -362,7 +350,6 @@ def estimate(columns: Sequence[Sequence[float]], names: Sequence[str], statistic
     if len(ordered) < RESAMPLES:
         return figure._replace(note="not defined in every resample")
     return figure._replace(interval=(ordered[50], ordered[1949]))
-
 def perplexity(nll: Figure) -> Figure:
     """The exp of a mean NLL, as reports print it."""
     if nll.value is None:
@@ -372,7 +359,6 @@ def perplexity(nll: Figure) -> Figure:
     interval = None if endless or not ends else tuple(ends)
     return Figure(value, nll.n, nll.subjects, interval,  # type: ignore[arg-type]
                   "the interval is not finite" if endless else nll.note, text)
-
 def measures(rows: Sequence[Any], group: str) -> dict[str, dict[str, Figure]]:
     """Every measure of one group of items, before, after and under the reference."""
     def mean(name: str, when: str, scale: float = 1.0, base: float = 0.0) -> Figure:
@@ -395,7 +381,6 @@ def measures(rows: Sequence[Any], group: str) -> dict[str, dict[str, Figure]]:
     }
     return {name: {when: one(when) for when in WHENS} for name, one in kinds.items()
             if forget or name not in (CUS, GAP)}
-
 def same(ours: Figure, theirs: Any, *, exp: bool) -> bool:
     """Whether a figure is printed as we get it; perplexities may differ in their last digits, as exp does."""
     def near(one: Any, other: Any) -> bool:
@@ -435,7 +420,6 @@ def check_figures(report: Any, scores: Any) -> None:
             raise Rejected("verdict-differs", f"The check {where} is printed as held or not, against its bound.")
     if report["gate"]["ok"] and not (checks and all(check["ok"] for check in checks)):
         raise Rejected("verdict-differs", "The report says that the gate was passed, and not every check held.")
-
 class Answer(NamedTuple):
     """To one question: yes, no, or not asked (None); in words; and of which kind a no is."""
     question: str
