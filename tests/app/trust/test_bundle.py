@@ -250,3 +250,11 @@ def test_codes_are_distinct_and_explained() -> None:
 def test_canonical_bytes_are_what_the_wrappers_use() -> None:
     value = {"b": ["\u20ac", 1], "a": "x"}
     assert json.loads(standalone.wrapped(value)) == json.loads(canonical(value))
+
+
+def test_a_changed_proof_from_an_earlier_state_is_caught_even_if_nobody_asks_for_it() -> None:
+    def change(files: dict[str, bytes]) -> None:
+        leaves, seal, (first, *rest) = standalone.parse_log(files["log.json"])
+        files["log.json"] = standalone.log_json(leaves, seal, [first._replace(root=b"x" * 32), *rest])
+
+    assert kinds(rebuilt(change)) == ["log-forked"]
