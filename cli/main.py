@@ -27,6 +27,7 @@ from cli.requests import requests
 from cli.serve import run_api, run_worker, serve
 from cli.show import plain
 from cli.teach import teach
+from cli.verify import verify
 from cli.webhooks import webhooks
 from grail.model.bundled import ModelMissing
 
@@ -57,6 +58,7 @@ app.command(rich_help_panel=RUN)(doctor)
 app.command("model-path", rich_help_panel=RUN)(model_path)
 app.command(rich_help_panel=RUN)(teach)
 app.command(rich_help_panel=RUN)(plan)
+app.command(rich_help_panel=USE)(verify)
 
 
 def main() -> None:
