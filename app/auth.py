@@ -11,7 +11,8 @@ import re
 import secrets
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import Depends
@@ -22,6 +23,7 @@ from app.db import DbSession
 from app.errors import Forbidden, Unauthorised
 from app.keys import repository
 from app.tables.key import KeyRole as Role
+from app.telemetry.context import note
 
 __all__ = ["SEES_ALL", "Principal", "Role", "authenticate", "hash_key", "new_key", "require"]
 
@@ -34,11 +36,12 @@ FORM = re.compile(r"grail_([0-9a-f]{8})_[A-Za-z0-9_-]+")
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks."""
+    """Who asks. `key_id` is the holder's first key, which owns what they own; `used_id` the key that was shown."""
 
     key_id: uuid.UUID
     name: str
     role: Role
+    used_id: uuid.UUID | None = field(default=None, compare=False)
 
     def is_any_of(self, *roles: Role) -> bool:
         """True when the role is one of these; an admin is everything."""
@@ -68,9 +71,10 @@ def authenticate(session: Session, plaintext: str | None) -> Principal:
     row = repository.by_prefix(session, form[1]) if form else None
     expected = row.hash if row is not None else NO_KEY
     matches = hmac.compare_digest(expected, hash_key(plaintext or ""))  # compared even when there is no such key
-    if row is None or not matches or row.revoked_at is not None:
+    if row is None or not matches or not row.is_valid(datetime.now(UTC)):
         raise Unauthorised("the Authorization header holds no valid API key")
-    return Principal(row.id, row.name, row.role)
+    note(key_id=row.id)
+    return Principal(row.owner_id, row.name, row.role, row.id)
 
 
 def principal(

@@ -46,6 +46,12 @@ def is_known(revision: str) -> bool:
     return True
 
 
+def is_behind(at: str | None) -> bool:
+    """Whether a database at that revision lacks something that this code needs. A revision that this code does not know
+    is a newer one: migrations only expand, so that the code before goes on working (docs/operations.md)."""
+    return at is None or (at != head() and is_known(at))
+
+
 def current(url: str) -> str | None:
     """The revision that the database is at; None for an empty one."""
     engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1), hide_parameters=True)

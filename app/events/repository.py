@@ -97,8 +97,9 @@ def model_names(session: Session, model_ids: set[uuid.UUID]) -> dict[uuid.UUID, 
 
 
 def key_holds(session: Session, key_id: uuid.UUID) -> bool:
-    """Whether a key is there and not revoked."""
-    statement = select(Key.id).where(Key.id == key_id, Key.revoked_at.is_(None))
+    """Whether a key is there, neither revoked nor expired."""
+    valid = Key.revoked_at.is_(None) & or_(Key.expires_at.is_(None), Key.expires_at > func.now())
+    statement = select(Key.id).where(Key.id == key_id, valid)
     return session.scalars(statement).first() is not None
 
 

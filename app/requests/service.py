@@ -36,6 +36,8 @@ from app.requests.schemas import RequestCreate, RequestFilter, RequestPage, Requ
 from app.requests.views import contents_of, views_of
 from app.served_models.schemas import Policy
 from app.tables import ExampleDomain, Request, RequestKind, ServedModel
+from app.telemetry.context import note
+from app.telemetry.tracing import traceparent
 from grail.types import Role as ExampleRole
 from grail.types import Segment
 
@@ -46,6 +48,7 @@ def submit(session: Session, payload: RequestCreate, who: Principal, now: dateti
     Raises UnknownServedModel, NothingAsked, FactNotInText, DuplicateItem, Contradiction and TextTooLong.
     """
     asked = prepare(payload, known_model(session, payload.served_model), who, now, due_days=due_days)
+    note(request_id=asked.request.id, model=payload.served_model)
     _place(session, asked, now)
     return views_of(session, [asked.request], now, who)[0]
 
@@ -203,6 +206,7 @@ def _request(
         received_at=receipt.clock.received_at,
         due_at=receipt.clock.due_at,
         completed_at=receipt.clock.completed_at,
+        traceparent=traceparent(),
     )
 
 

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from app.events.positions import MOST, Position
 from app.ids import new_id
+from app.keys.repository import of_holder
 from app.tables import Delivery, DeliveryState, Event, Key, Request, Webhook
 
 PENDING = DeliveryState.PENDING
@@ -205,12 +206,9 @@ def retired(webhook: Webhook) -> bool:
 
 
 def _active(statement: Select[Any]) -> Select[Any]:
-    """Narrowed to webhooks that are not disabled, of keys that are not revoked."""
-    return (
-        statement.select_from(Webhook)
-        .join(Key, Key.id == Webhook.created_by)
-        .where(Webhook.disabled_at.is_(None), Key.revoked_at.is_(None))
-    )
+    """Narrowed to webhooks that are not disabled, of holders with a valid key."""
+    held = select(Key.id).where(of_holder(Webhook.created_by, func.now())).exists()
+    return statement.select_from(Webhook).where(Webhook.disabled_at.is_(None), held)
 
 
 def _owned(statement: Select[Webhook], owner: uuid.UUID | None) -> Select[Webhook]:
