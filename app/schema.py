@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
+import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import create_engine
+from sqlalchemy.exc import OperationalError
 
+log = structlog.get_logger(__name__)
+
+LOCK_NOT_AVAILABLE = "55P03"
+PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
 MIGRATIONS = Path(__file__).resolve().parents[1] / "migrations"
 
 
@@ -23,8 +30,19 @@ def configuration(url: str) -> Config:
 
 
 def upgrade(url: str, revision: str = "head") -> None:
-    """Bring the database to `revision`."""
-    command.upgrade(configuration(url), revision)
+    """Bring the database to `revision`. A migration that does not get its locks at once lets everybody else pass before
+    it tries again: each has a transaction of its own, so what was done stays done. Raises OperationalError in the end.
+    """
+    for pause in (*PAUSES, None):
+        try:
+            command.upgrade(configuration(url), revision)
+        except OperationalError as error:
+            if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE or pause is None:
+                raise
+            log.warning("migration_waits_for_a_lock", again_in_seconds=pause)
+            time.sleep(pause)
+        else:
+            return
 
 
 def downgrade(url: str, revision: str = "base") -> None:

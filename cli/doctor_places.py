@@ -91,7 +91,7 @@ def backups() -> Iterator[Finding]:
     made, most = newest_backup(place), load_settings().backup_max_hours
     hours = None if made is None else (time.time() - made) / 3600
     if hours is None:
-        yield Finding("backups", State.WRONG, f"there is none in {place}: see Backup in docs/operations.md")
+        yield Finding("backups", State.WRONG, f"there is none in {place}: `grail backup create`")
     elif hours > most:
         yield Finding("backups", State.WRONG, f"the newest is {hours:.0f} h old, more than {most:g}: was none made?")
     else:

@@ -253,7 +253,7 @@ def _make(
         due_at=min(request.due_at for request in requests),
         needed_bytes=_needed_bytes(session, model, policy, requests, counts, batch.id),
     )
-    with span("make batch", parent=first.traceparent, links=others, job_id=job.id, model=model.name):
+    with span("batch made", parent=first.traceparent, links=others, job_id=job.id, model=model.name):
         job.traceparent = traceparent()
     repository.add_job(session, job)
     record(
