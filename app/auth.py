@@ -12,7 +12,7 @@ import secrets
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -25,6 +25,7 @@ from app.db import Database, DbSession, reading
 from app.errors import Forbidden, Unauthorised
 from app.keys import repository
 from app.tables.key import KeyRole as Role
+from app.telemetry.context import note
 
 __all__ = [
     "SEES_ALL", "Claimed", "KnownKeys", "Principal", "Role", "authenticate", "claimed", "confirm", "hash_key",
@@ -42,11 +43,17 @@ FORM = re.compile(r"grail_([0-9a-f]{8})_[A-Za-z0-9_-]+")
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks."""
+    """Who asks. `key_id` is the holder's first key, which owns what they own; `used_id` the key that was shown."""
 
     key_id: uuid.UUID
     name: str
     role: Role
+    used_id: uuid.UUID | None = field(default=None, compare=False)
+
+    @property
+    def shown(self) -> uuid.UUID:
+        """The id of the key that was shown."""
+        return self.used_id or self.key_id
 
     def is_any_of(self, *roles: Role) -> bool:
         """True when the role is one of these; an admin is everything."""
@@ -78,7 +85,7 @@ def authenticate(session: Session, plaintext: str | None) -> Principal:
     matches = hmac.compare_digest(expected, hash_key(plaintext or ""))  # compared even when there is no such key
     if row is None or not matches or not row.opens(datetime.now(UTC)):
         raise Unauthorised(NO_VALID_KEY)
-    return Principal(row.id, row.name, row.role)
+    return Principal(row.owner_id, row.name, row.role, row.id)
 
 
 class KnownKeys:
@@ -115,6 +122,7 @@ async def claimed(
     if who is None:
         who = await run_in_threadpool(_look_up, state.db, plaintext)
         state.known_keys.put(digest, who, time.monotonic())
+    note(key_id=who.shown)
     return who
 
 
@@ -128,10 +136,10 @@ Claimed = Annotated[Principal, Depends(claimed)]
 
 def confirm(session: Session, who: Principal) -> Principal:
     """The holder as the table has it now. Raises Unauthorised when the key was revoked."""
-    found = repository.holder(session, who.key_id)
+    found = repository.holder(session, who.shown)
     if found is None:
         raise Unauthorised(NO_VALID_KEY)
-    return Principal(who.key_id, *found)
+    return Principal(who.key_id, *found, who.used_id)
 
 
 def principal(session: DbSession, who: Claimed) -> Principal:

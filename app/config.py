@@ -9,6 +9,9 @@ from pathlib import Path
 from pydantic import Field, IPvAnyNetwork
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+SECRETS = ("GRAIL_DATABASE_URL", "GRAIL_BROKER_URL", "GRAIL_MASTER_SECRET", "GRAIL_METRICS_TOKEN", "GRAIL_KEY")
+"""What may also come from a file: `GRAIL_MASTER_SECRET_FILE` and so on. GRAIL_KEY is the command line's."""
+
 
 class Settings(BaseSettings):
     """Every bound and interval of the service."""
@@ -51,6 +54,12 @@ class Settings(BaseSettings):
     broker_timeout_seconds: float = Field(3.0, gt=0)
     database_timeout_seconds: int = Field(10, gt=0)
     log_level: str = "INFO"
+
+    metrics_token: str = Field("", repr=False, description="Reads /metrics and nothing else; several by commas.")
+    traces_endpoint: str = Field("", max_length=500, description="OTLP over HTTP, as http://collector:4318/v1/traces.")
+    traces_share: float = Field(1.0, ge=0, le=1)
+    backup_dir: Path | None = Field(None, description="Where `grail backup` puts backups; their age is watched.")
+    backup_max_hours: float = Field(26.0, gt=0)
 
     public_url: str = Field("", max_length=500, description="Where callers reach the API; begins links in webhooks.")
     events_poll_seconds: float = Field(0.5, gt=0)
@@ -97,7 +106,7 @@ class Settings(BaseSettings):
 
 def read_secret_files() -> None:
     """GRAIL_X_FILE names a file whose content becomes GRAIL_X, unless that is set: how containers hand in secrets."""
-    for name in ("GRAIL_DATABASE_URL", "GRAIL_BROKER_URL", "GRAIL_MASTER_SECRET"):
+    for name in SECRETS:
         path = os.environ.get(f"{name}_FILE")
         if path and name not in os.environ:
             os.environ[name] = Path(path).read_text(encoding="utf-8").strip()

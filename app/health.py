@@ -1,30 +1,43 @@
-"""Is the process alive, and can it do its work? The only routes that need no key; they tell nothing but that."""
+"""Is the process alive, and can it do its work? The only routes that need no key; they tell nothing but that: neither
+names nor paths nor addresses."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+from sqlalchemy.exc import SQLAlchemyError
 
 from app import queue, schema
+from app.config import Settings
+from app.db import Database
 from app.errors import Unavailable
+from app.served_models import service as served_models
+from app.workers import service as workers
 
 router = APIRouter(tags=["health"])
+
+OK = "ok"
 
 
 class Health(BaseModel):
     """Alive."""
 
-    status: str = "ok"
+    status: str = OK
 
 
 class Readiness(BaseModel):
-    """`checks` names what is missing and how to mend it."""
+    """`checks` names what is missing and how to mend it; `warnings` what callers do not notice yet."""
 
     ready: bool
     checks: dict[str, str]
+    warnings: dict[str, str]
 
 
 @router.get("/healthz")
@@ -35,19 +48,54 @@ def healthz() -> Health:
 
 @router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness, "description": "Not ready"}})
 def readyz(request: Request) -> Any:
-    """Database, schema and broker, one by one."""
-    settings = request.app.state.settings
-    checks = {"database": "ok", "schema": "ok", "broker": "ok"}
+    """Database, schema, broker and storage, one by one; served models' files and workers as warnings."""
+    settings, db = request.app.state.settings, request.app.state.db
+    checks, warnings = _database(db, settings)
+    checks |= {"broker": _broker(settings), "storage": _storage(settings.data_dir)}
+    ready = all(state == OK for state in checks.values())
+    found = Readiness(ready=ready, checks=checks, warnings=warnings)
+    return JSONResponse(found.model_dump(), status_code=200 if ready else 503)
+
+
+def _database(db: Database, settings: Settings) -> tuple[dict[str, str], dict[str, str]]:
     try:
-        request.app.state.db.ping()
-        at, newest = schema.current(settings.database_url), schema.head()
-        if at != newest:
-            checks["schema"] = f"the database is at {at or 'no schema'}, this needs {newest}: run `grail migrate`"
-    except Unavailable as error:
-        checks["database"], checks["schema"] = f"{error.detail}: check GRAIL_DATABASE_URL and the server", "unknown"
+        db.ping()
+        at = schema.current(settings.database_url)
+    except (Unavailable, SQLAlchemyError):
+        away = "the database does not answer: check GRAIL_DATABASE_URL and the server"
+        return {"database": away, "schema": "unknown"}, {}
+    if schema.is_behind(at):
+        behind = f"the database is at {at or 'no schema'}, this needs {schema.head()}: run `grail migrate`"
+        return {"database": OK, "schema": behind}, {}
+    warnings = {} if at == schema.head() else {"schema": "the database is newer than this process: upgrade it too"}
+    return {"database": OK, "schema": OK}, {**warnings, **dict(_rows(db))}
+
+
+def _rows(db: Database) -> Iterator[tuple[str, str]]:
+    """What the rows say is missing."""
+    try:
+        with db.session_factory() as session:
+            missing, registered = served_models.without_files(session)
+            seen = workers.memories(session, datetime.now(UTC))
+    except SQLAlchemyError:
+        return
+    if missing:
+        yield "models", f"{len(missing)} of {registered} served models lack their base's files: see `grail doctor`"
+    if not seen:
+        yield "workers", "no gpu worker was seen lately: requests are taken, nothing is computed; `grail worker gpu`"
+
+
+def _broker(settings: Settings) -> str:
     try:
         queue.ping(settings.broker_url, settings.broker_timeout_seconds)
     except Unavailable as error:
-        checks["broker"] = f"{error.detail}: requests are still taken, jobs start once it is back"
-    ready = all(state == "ok" for state in checks.values())
-    return JSONResponse(Readiness(ready=ready, checks=checks).model_dump(), status_code=200 if ready else 503)
+        return f"{error.detail}: requests are still taken, jobs start once it is back"
+    return OK
+
+
+def _storage(directory: Path) -> str:
+    """Whether files can be made where reports and versions go, which is made by whoever comes first."""
+    there = next((path for path in (directory, *directory.absolute().parents) if path.exists()), directory)
+    if os.access(there, os.W_OK | os.X_OK):
+        return OK
+    return "GRAIL_DATA_DIR can not be written: mount it, or give its directory to the user that runs this"

@@ -47,5 +47,5 @@ def configure_logs(level: str = "INFO") -> None:
         )
     )
     logging.basicConfig(level=number, handlers=[handler], force=True)
-    for noisy in ("uvicorn.access", "httpx", "sqlalchemy.engine"):
+    for noisy in ("uvicorn.access", "httpx", "httpx2", "sqlalchemy.engine"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from app import health
@@ -21,6 +22,7 @@ from app.events.streams import Streams
 from app.imports.endpoints import PATH as IMPORTS
 from app.imports.endpoints import router as imports
 from app.jobs.endpoints import router as jobs
+from app.keys.usage import KeyUsage
 from app.limits import BodyLimit, RequestIds
 from app.logs import configure_logs
 from app.methods.endpoints import router as methods
@@ -30,6 +32,11 @@ from app.requests.decision_endpoints import router as decisions
 from app.requests.endpoints import router as requests
 from app.secret import masters
 from app.served_models.endpoints import router as served_models
+from app.telemetry.context import about
+from app.telemetry.endpoints import router as telemetry
+from app.telemetry.http import Exchanges
+from app.telemetry.metrics import Metrics
+from app.telemetry.tracing import configure_traces, flush_traces
 from app.webhooks.endpoints import router as webhooks
 
 DESCRIPTION = """
@@ -48,12 +55,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         masters()
+        configure_traces(settings, f"api:{os.getpid()}")
+        app.state.usage.begin()
         yield
+        app.state.usage.end()
+        flush_traces()
         app.state.db.dispose()
 
     app = FastAPI(
         title="GRAIL Server", version="0.1.0", description=DESCRIPTION, lifespan=lifespan,
-        openapi_url=None, docs_url=None, redoc_url=None,
+        openapi_url=None, docs_url=None, redoc_url=None, dependencies=[Depends(about)],
         redirect_slashes=False,  # a redirect would name the Host that was sent, and http behind a proxy with TLS
     )  # fmt: skip
     app.state.settings = settings
@@ -63,16 +74,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.db, poll_seconds=settings.events_poll_seconds,
         heartbeat_seconds=settings.events_heartbeat_seconds, per_key=settings.events_streams_per_key,
     )  # fmt: skip
+    app.state.usage, app.state.metrics = KeyUsage(app.state.db), Metrics(app.state.db, settings)
     install_handlers(app)
     for router in (
         requests, decisions, imports, jobs, events, webhooks, opendsr, reports, served_models, adapters, methods,
-        description, health.router,
+        description, telemetry, health.router,
     ):  # fmt: skip
         app.include_router(router)
     app.add_middleware(
         BodyLimit, max_bytes=settings.max_body_bytes, file_bytes={IMPORTS: settings.max_import_bytes}
     )
     app.add_middleware(LastBorder)
+    app.add_middleware(Exchanges, observe=app.state.metrics.observe, used=app.state.usage.note)
     app.add_middleware(RequestIds)  # the last one added is the outermost
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app

@@ -7,15 +7,17 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from cli.doctor_places import backups, model_roots, secret_files, settings, traces
+from cli.doctor_rows import of_rows
+from cli.findings import Finding, State
 from cli.keys import database_url
 from cli.remote import data_directory
-from cli.show import hint, show_table
+from cli.show import hint, show_json, show_table
 from cli.stack import running_stack
 
 ROOM_BYTES = 2_000_000_000
@@ -23,27 +25,13 @@ ROOM_BYTES = 2_000_000_000
 OLDEST_POSTGRES = 15
 
 
-class State(StrEnum):
-    """How a check ended. A note is nothing that has to be mended."""
-
-    OK = "ok"
-    NOTE = "note"
-    WRONG = "WRONG"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the answer."""
-
-    name: str
-    state: State
-    text: str
-
-
-def doctor() -> None:
-    """Check Python, packages, disk, database, schema, broker, model and device; exit code 1 when something is wrong."""
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False) -> None:
+    """Check everything that the service needs, and say how to mend it; exit code 1 when something is wrong."""
     found = [finding for check in CHECKS for finding in check()]
-    show_table(("CHECK", "STATE", "WHAT"), [[f.name, f.state, f.text] for f in found], empty="")
+    if as_json:
+        show_json([{"check": f.name, "state": f.state.lower(), "text": f.text} for f in found])
+    else:
+        show_table(("CHECK", "STATE", "WHAT"), [[f.name, f.state, f.text] for f in found], empty="")
     wrong = sum(finding.state is State.WRONG for finding in found)
     if wrong:
         hint(f"{wrong} to mend, as the lines marked WRONG say.")
@@ -138,31 +126,9 @@ def _database() -> Iterator[Finding]:
     )
     if at == newest:
         yield Finding("schema", State.OK, str(at))
-        yield from _workers_and_models(url)
+        yield from of_rows(url)
     else:
         yield Finding("schema", State.WRONG, f"{at or 'no schema'}, but this needs {newest}: run `grail migrate`")
-
-
-def _workers_and_models(url: str) -> Iterator[Finding]:
-    """Who computes, and which models are left alone because their jobs fail."""
-    from datetime import UTC, datetime
-
-    from app.db import Database
-    from app.served_models import service as served_models
-    from app.workers import service as workers
-
-    db, now = Database(url, pool_size=1, application="grail doctor"), datetime.now(UTC)
-    with db.session_factory() as session:
-        memories = workers.memories(session, now)
-        shut = served_models.left_alone(session, now)
-    db.dispose()
-    if memories:
-        yield Finding("workers", State.OK, f"{len(memories)} for jobs, the largest with {max(memories) / 1e9:.0f} GB")
-    else:
-        yield Finding("workers", State.NOTE, "none for jobs was seen lately: `grail worker gpu` starts one")
-    for name, reason in shut:
-        text = f"the breaker of {name} is open: {reason.get('title', 'its jobs fail')}. {reason.get('mend', '')}"
-        yield Finding("models", State.WRONG, f"{text} Then: `grail models close-breaker {name}`")
 
 
 def _broker() -> Iterator[Finding]:
@@ -229,7 +195,8 @@ def _device() -> Iterator[Finding]:
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
-    _python, _packages, _disk, _servers, _service, _database, _broker, _secret, _model, _device,
+    _python, _packages, settings, _disk, model_roots, _servers, _service, _database, _broker, _secret, secret_files,
+    backups, traces, _model, _device,
 )  # fmt: skip
 
 

@@ -17,14 +17,16 @@ from app.config import read_secret_files
 from app.db import Database, transaction
 from app.errors import Unavailable
 from app.keys import service
-from app.tables.key import KeyRole
+from app.tables.key import Key, KeyRole
 from cli.failures import CommandFailed
 from cli.remote import data_directory
 from cli.show import AsJson, hint, show_json, show_table, when
 from cli.stack import running_stack
 
-keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys (on the database, without the API).")
+keys = typer.Typer(no_args_is_help=True, help="Make, list, rotate, revoke API keys (on the database, without the API).")
 
+Prefix = Annotated[str, typer.Argument(help="The eight characters after `grail_`; the whole key will do too.")]
+Expires = Annotated[float | None, typer.Option(min=0.01, max=3660, help="Valid for so many days; else until revoked.")]
 AWAY = "Check GRAIL_DATABASE_URL and the server, or start the service: `grail serve --embedded`."
 
 
@@ -64,15 +66,32 @@ def _session() -> Iterator[Session]:
 def create(
     name: Annotated[str, typer.Argument(help="Whose key it is; shown in lists.")],
     role: Annotated[KeyRole, typer.Option(help="What its holder may do.")] = KeyRole.REQUESTER,
-    days: Annotated[int | None, typer.Option(min=1, max=3650, help="Expires after so many days; else never.")] = None,
+    expires_days: Expires = None,
 ) -> None:
     """Make a key. It is printed once and kept nowhere."""
     if not 1 <= len(name.strip()) <= 100:
         raise typer.BadParameter("must have 1 to 100 characters", param_hint="NAME")
-    expires_at = None if days is None else datetime.now(UTC) + timedelta(days=days)
     with _session() as session:
-        _, plaintext = service.create_key(session, name.strip(), role, expires_at)
-    hint(f"A key with the role {role}. It is shown this once: keep it, for example with `export GRAIL_KEY=...`.")
+        row, plaintext = service.create_key(session, name.strip(), role, expires_at=_in_days(expires_days))
+    hint(f"A key with the role {role}{_until(row)}. It is shown this once: keep it, as with `export GRAIL_KEY=...`.")
+    typer.echo(plaintext)
+
+
+@keys.command()
+def rotate(
+    prefix: Prefix,
+    overlap_hours: Annotated[
+        float, typer.Option(min=0, max=24 * 366, help="How long the old key is valid still; 0: not at all.")
+    ] = 24.0,
+    expires_days: Expires = None,
+) -> None:
+    """Make the key that follows another: the same holder, role and requests. It is printed once."""
+    now = datetime.now(UTC)
+    with _session() as session:
+        row, plaintext = service.rotate_key(
+            session, _prefix(prefix), now, overlap=timedelta(hours=overlap_hours), expires_at=_in_days(expires_days)
+        )
+    hint(f"The old key is valid for {overlap_hours:g} h still. The new one{_until(row)}, shown this once:")
     typer.echo(plaintext)
 
 
@@ -81,30 +100,45 @@ def list_(as_json: AsJson = False) -> None:
     """All keys, oldest first, by their prefixes."""
     with _session() as session:
         rows = [
-            {"prefix": row.prefix, "name": row.name, "role": str(row.role), "created_at": row.created_at.isoformat(),
-             "expires_at": row.expires_at.isoformat() if row.expires_at else None,
-             "revoked_at": row.revoked_at.isoformat() if row.revoked_at else None}
+            {"prefix": row.prefix, "name": row.name, "role": str(row.role), "holder": str(row.owner_id),
+             **{name: moment.isoformat() if moment else None for name, moment in _moments(row).items()}}
             for row in service.list_keys(session)
         ]  # fmt: skip
     if as_json:
         show_json(rows)
         return
-    cells = [
-        [r["prefix"], r["name"], r["role"], when(r["created_at"]), when(r["expires_at"]), when(r["revoked_at"])]
-        for r in rows
-    ]
-    show_table(("PREFIX", "NAME", "ROLE", "CREATED", "EXPIRES", "REVOKED"), cells, empty="There is no key yet.")
+    headings = ("PREFIX", "NAME", "ROLE", "CREATED", "LAST USED", "EXPIRES", "REVOKED")
+    times = ("created_at", "last_used_at", "expires_at", "revoked_at")
+    cells = [[r["prefix"], r["name"], r["role"], *(when(r[name]) for name in times)] for r in rows]
+    show_table(headings, cells, empty="There is no key yet.")
 
 
 @keys.command()
-def revoke(
-    prefix: Annotated[str, typer.Argument(help="The eight characters after `grail_`; the whole key will do too.")],
-) -> None:
-    """Revoke a key at once. Its row stays, since requests refer to it."""
-    parts = prefix.split("_")
+def revoke(prefix: Prefix) -> None:
+    """Revoke a key at once. Its row stays, since requests refer to it; its holder's other keys stay valid."""
     with _session() as session:
-        row = service.revoke_key(session, parts[1] if len(parts) > 1 else prefix)
+        row = service.revoke_key(session, _prefix(prefix))
         hint(f"The key {row.prefix} ({row.name}) is revoked.")
+
+
+def _prefix(given: str) -> str:
+    parts = given.split("_")
+    return parts[1] if len(parts) > 1 else given
+
+
+def _in_days(days: float | None) -> datetime | None:
+    return None if days is None else datetime.now(UTC) + timedelta(days=days)
+
+
+def _until(row: Key) -> str:
+    return "" if row.expires_at is None else f", valid until {when(row.expires_at.isoformat())}"
+
+
+def _moments(row: Key) -> dict[str, datetime | None]:
+    return {
+        "created_at": row.created_at, "last_used_at": row.last_used_at, "expires_at": row.expires_at,
+        "revoked_at": row.revoked_at,
+    }  # fmt: skip
 
 
 def migrate(

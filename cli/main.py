@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from app.embedded.errors import EmbeddedError
 from app.errors import ServiceError
 from cli.adapters import adapters
+from cli.backup import backup
 from cli.demo import demo
 from cli.doctor import doctor, model_path
 from cli.envelope import envelope
@@ -46,6 +47,7 @@ app.command("worker", rich_help_panel=RUN)(run_worker)
 app.command(rich_help_panel=RUN)(migrate)
 app.add_typer(keys, name="keys", rich_help_panel=RUN)
 app.add_typer(envelope, name="envelope", rich_help_panel=RUN)
+app.add_typer(backup, name="backup", rich_help_panel=RUN)
 app.add_typer(models, name="models", rich_help_panel=USE)
 requests.command("import")(import_file)
 app.add_typer(requests, name="requests", rich_help_panel=USE)

@@ -7,12 +7,13 @@ from typing import Any
 
 from celery import Celery
 from celery.schedules import schedule
-from celery.signals import setup_logging, worker_ready, worker_shutdown, worker_shutting_down
+from celery.signals import setup_logging, worker_init, worker_ready, worker_shutdown, worker_shutting_down
 
 from app.config import load_settings
 from app.db import Database
 from app.logs import configure_logs
 from app.queue import GPU, QUEUES, broker_options
+from app.telemetry.tracing import configure_traces, flush_traces
 from worker.presence import Presence
 from worker.shutdown import SHUTDOWN
 from worker.steady import steady_now
@@ -56,6 +57,13 @@ celery.conf.update(
 def _our_logs(**_: Any) -> None:
     """JSON lines with ids and never content, instead of Celery's own tracebacks."""
     configure_logs(settings.log_level)
+
+
+@worker_init.connect  # type: ignore[untyped-decorator]  # celery is not annotated
+def _trace(sender: Any, **_: Any) -> None:
+    """Neither pool forks, so that the thread which sends spans is there when tasks run."""
+    configure_traces(settings, str(sender.hostname))
+    worker_shutdown.connect(lambda **_: flush_traces(), weak=False)
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]  # celery is not annotated

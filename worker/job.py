@@ -31,6 +31,8 @@ from app.jobs import service as jobs
 from app.jobs.errors import LeaseLost
 from app.reports.service import store as store_report
 from app.storage import FileStore
+from app.telemetry.context import note
+from app.telemetry.tracing import past, span
 from grail.config import RunSpec
 from grail.model.adapter import save_adapter
 from grail.model.load import LoadedModel, load_model
@@ -49,6 +51,7 @@ log = structlog.get_logger(__name__)
 
 NOTE_FILE = "grail_note.txt"
 NOTE_MAX_CHARS = 300
+REQUESTS_LOGGED = 100
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 5.0
 """Between tries to tell a database that is away how a job ended."""
 
@@ -69,6 +72,7 @@ class Taken:
     token: int
     settings: dict[str, Any]
     owners: dict[str, uuid.UUID] = field(default_factory=dict)
+    traceparent: str | None = None
 
 
 def work(db: Database, settings: Settings, rung: uuid.UUID) -> None:
@@ -80,7 +84,7 @@ def work(db: Database, settings: Settings, rung: uuid.UUID) -> None:
     set_imports_aside()
     every, lease = settings.heartbeat_seconds, settings.lease_seconds
     beat = Heartbeat(db, taken.job_id, taken.token, every_seconds=every, lease_seconds=lease)
-    with _border(db, settings, taken, beat), beat:
+    with _border(db, settings, taken, beat), span("run job", parent=taken.traceparent, job_id=taken.job_id), beat:
         _compute(db, settings, _inputs(db, taken), taken.token, beat)
     with suppress(Unavailable):  # the sweep does it then
         scratch.wipe_if_over(db, settings.data_dir, [taken.job_id])
@@ -99,7 +103,10 @@ def _take(db: Database, settings: Settings, rung: uuid.UUID) -> Taken | None:
                 log.info(
                     "job_claimed", job_id=str(job_id), token=job.fencing_token, attempts=job.attempts, rung=str(rung)
                 )
-                return Taken(job_id, job.fencing_token, dict(job.settings["unlearn"]))
+                note(job_id=job_id)
+                return Taken(
+                    job_id, job.fencing_token, dict(job.settings["unlearn"]), traceparent=job.traceparent
+                )
     return None
 
 
@@ -109,6 +116,8 @@ def _inputs(db: Database, taken: Taken) -> JobInputs:
         inputs = load(session, taken.job_id)
     if inputs is None:
         raise LeaseLost(taken.job_id, taken.token)
+    note(model=inputs.served_model)
+    log.info("job_inputs", request_ids=[str(request.id) for request in inputs.requests[:REQUESTS_LOGGED]])
     taken.owners.update({e.id: uuid.UUID(e.request) for e in inputs.examples if e.request is not None})
     return inputs
 
@@ -167,6 +176,8 @@ def _compute(db: Database, settings: Settings, inputs: JobInputs, token: int, be
     def finished(stage: str, digest: str, seconds: float) -> None:
         with transaction(db) as session:
             jobs.store_artefact(session, inputs.job_id, token, stage, digest, seconds)
+        past(stage, seconds, job_id=inputs.job_id)
+        log.info("stage_finished", stage=stage, seconds=round(seconds, 3))
 
     model = load_model(
         spec.base_model, spec.adapter, template=spec.prompt_template, precision=spec.unlearn.precision,

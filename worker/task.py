@@ -42,6 +42,7 @@ class ServiceTask(Task):  # type: ignore[misc]  # celery is not annotated
 
     def __call__(self, *ids: Any, **named: Any) -> Any:
         """Run; an error is logged without its text and goes no further."""
+        structlog.contextvars.clear_contextvars()  # what the task before this one noted
         with structlog.contextvars.bound_contextvars(task=self.name, ids=list(ids)):
             try:
                 return super().__call__(*ids, **named)

@@ -42,6 +42,7 @@ from app.tables import (
     RequestKind,
     ServedModel,
 )
+from app.telemetry.tracing import span, traceparent
 from app.tokens import TokeniserMissing, count_tokens, load_tokeniser
 from grail.config import GENERAL, NothingNamed, UnlearnConfig
 from grail.plan import Workload
@@ -229,6 +230,8 @@ def _make(
     reason: BatchReason,
 ) -> Job:
     """Batch, members, drawn retain rows and queued job; the doorbell rings after the commit."""
+    first = min(requests, key=lambda request: request.due_at)
+    others = [request.traceparent for request in requests if request is not first]
     batch = Batch(id=new_id(), served_model_id=model.id, reason=reason)
     repository.add_batch(session, batch, _ids(requests))
     drawn = sum(
@@ -250,6 +253,8 @@ def _make(
         due_at=min(request.due_at for request in requests),
         needed_bytes=_needed_bytes(session, model, policy, requests, counts, batch.id),
     )
+    with span("batch made", parent=first.traceparent, links=others, job_id=job.id, model=model.name):
+        job.traceparent = traceparent()
     repository.add_job(session, job)
     record(
         session,

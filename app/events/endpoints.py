@@ -119,7 +119,7 @@ def _answer(request: Request, session: Session, who: Principal, how: Asked, want
     if not how.stream:
         return service.page(session, wanted, position, how.limit)
     if how.again:
-        found = service.look(session, wanted, who.key_id, position)
+        found = service.look(session, wanted, who.used_id or who.key_id, position)
         if found.ended and not found.events:
             return Response(status_code=204)
-    return EventStream(request.app.state.streams, wanted, who.key_id, position)
+    return EventStream(request.app.state.streams, wanted, who.used_id or who.key_id, position)

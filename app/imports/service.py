@@ -22,6 +22,7 @@ from app.imports.errors import LeaseLost, NoFaultsYet
 from app.imports.schemas import ImportPage, ImportView
 from app.imports.spool import Upload
 from app.jobs.service import is_due
+from app.keys.repository import any_valid
 from app.queue import enqueue
 from app.requests.cursors import cursor_of, id_of
 from app.storage import FileStore
@@ -116,7 +117,8 @@ def claim(session: Session, import_id: uuid.UUID, now: datetime, lease_seconds: 
     if row is None or row.state not in OPEN or (row.lease_until is not None and row.lease_until >= now):
         return None
     key = repository.key(session, row.created_by)
-    gone = "key-revoked" if key.revoked_at is not None else "workers-died" if row.attempts >= MAX_ATTEMPTS else None
+    held = any_valid(session, key.id, now)
+    gone = "key-revoked" if not held else "workers-died" if row.attempts >= MAX_ATTEMPTS else None
     if gone is None and repository.at_work(session, now) >= MOST_AT_WORK:
         return None
     if gone is not None:

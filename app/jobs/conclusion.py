@@ -27,6 +27,8 @@ from app.requests.repository import lock_model
 from app.served_models import breaker
 from app.served_models.schemas import Policy
 from app.tables import Adapter, AdapterState, Job, Request, ServedModel
+from app.telemetry.context import note
+from app.telemetry.tracing import span
 
 log = structlog.get_logger(__name__)
 
@@ -40,15 +42,22 @@ def conclude(session: Session, job_id: uuid.UUID, now: datetime) -> JobState | N
     if model is None or job is None:
         return None
     if job.state is JobState.EVALUATED:
-        breaker.note_success(session, model, now)
-        if not (job.verdict or {}).get("ok"):
-            _reject(session, job, now)
-        elif Policy.model_validate(model.policy).require_approval:
-            _submit(session, job, now)
-        else:
-            _publish_or_fail(session, model, job, now)
+        with span("conclude", parent=job.traceparent, job_id=job.id, model=model.name):
+            _conclude(session, model, job, now)
         session.flush()
     return job.state
+
+
+def _conclude(session: Session, model: ServedModel, job: Job, now: datetime) -> None:
+    note(job_id=job.id, model=model.name)
+    breaker.note_success(session, model, now)
+    if not (job.verdict or {}).get("ok"):
+        _reject(session, job, now)
+    elif Policy.model_validate(model.policy).require_approval:
+        _submit(session, job, now)
+    else:
+        _publish_or_fail(session, model, job, now)
+    log.info("job_concluded", state=str(job.state))
 
 
 def approve(session: Session, job_id: uuid.UUID, who: Principal, now: datetime) -> Job:
@@ -128,6 +137,9 @@ def _publish(session: Session, job: Job, now: datetime) -> None:
     for request in members.of(session, job):
         number = None if version is None else version.version
         _complete(session, job, request, now, adapter_version=number)
+        if request.traceparent is not None:  # each request's trace ends with what it was published by
+            with span("published", parent=request.traceparent, links=[job.traceparent], request_id=request.id):
+                pass
 
 
 def _reject(session: Session, job: Job, now: datetime) -> None:

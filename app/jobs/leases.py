@@ -74,6 +74,7 @@ def claim(
     if not _claimable(job, model, now) or repository.another_at_work(session, job):
         return None
     first = job.state is JobState.QUEUED
+    model.lease_losses += not first
     if not first and job.attempts >= MAX_ATTEMPTS:
         _give_up(session, model, job, now)
         return None

@@ -33,6 +33,8 @@ from app.requests.schemas import RequestCreate, RequestView
 from app.requests.views import view_of_new
 from app.served_models.schemas import Policy
 from app.tables import ExampleDomain, Request, RequestKind, ServedModel
+from app.telemetry.context import note
+from app.telemetry.tracing import traceparent
 from grail.types import Role as ExampleRole
 from grail.types import Segment
 
@@ -51,12 +53,13 @@ def submit(session: Session, payload: RequestCreate, who: Principal, now: dateti
     print_ = duplicates.fingerprint(payload.domain, found) if payload.forget else None
     alone = bool(payload.retain)
     role, model = intake.holder_and_model(
-        session, who.key_id, payload.served_model, None if alone else print_, shared=not alone
+        session, who.shown, payload.served_model, None if alone else print_, shared=not alone
     )  # fmt: skip
     if role is None:
         raise Unauthorised(NO_VALID_KEY)
     if model is None:
         raise unknown_model(session, payload.served_model)
+    note(request_id=request_id, model=payload.served_model)
     asked = _asked(payload, model, who, now, request_id, found, print_, due_days)
     counts = _place(session, asked, now)
     return view_of_new(asked.request, payload.served_model, counts, now)
@@ -174,6 +177,7 @@ def _request(
         received_at=receipt.clock.received_at,
         due_at=receipt.clock.due_at,
         completed_at=receipt.clock.completed_at,
+        traceparent=traceparent(),
     )
 
 

@@ -27,7 +27,7 @@ FINGERPRINTS = 7_311_004
 HOLDER_AND_MODEL = f"""
 SELECT k.role, {OPEN_NOW_SQL}, m.id, m.base_model_path, m.prompt_template, m.context_tokens, m.policy,
     pg_advisory_xact_lock_shared({MODELS}, CASE WHEN %(shared)s THEN hashtext(m.id::text) END),
-    pg_advisory_xact_lock({FINGERPRINTS}, hashtext(k.id::text || %(fingerprint)s))
+    pg_advisory_xact_lock({FINGERPRINTS}, hashtext(coalesce(k.holder_id, k.id)::text || %(fingerprint)s))
 FROM key k LEFT JOIN served_model m ON m.name = %(model)s
 WHERE k.id = %(key)s
 """  # noqa: S608 - two numbers of our own
@@ -52,16 +52,16 @@ STORE = """
 WITH stored AS (
     INSERT INTO request (
         id, served_model_id, domain, state, subject_reference, legal_basis, client_reference, note, tries, settings,
-        created_by, received_at, due_at, completed_at, kind, regulation, fingerprint, duplicate_of_id
+        created_by, received_at, due_at, completed_at, kind, regulation, fingerprint, duplicate_of_id, traceparent
     )
     SELECT
         id, served_model_id, domain, state, subject_reference, legal_basis, client_reference, note, 0, '{}',
-        created_by, received_at, due_at, completed_at, kind, regulation, fingerprint, duplicate_of_id
+        created_by, received_at, due_at, completed_at, kind, regulation, fingerprint, duplicate_of_id, traceparent
     FROM json_to_recordset(%(requests)s::json) AS given (
         id uuid, served_model_id uuid, domain request_domain, state request_state, subject_reference text,
         legal_basis text, client_reference text, note text, created_by uuid, received_at timestamptz,
         due_at timestamptz, completed_at timestamptz, kind request_kind, regulation regulation, fingerprint text,
-        duplicate_of_id uuid
+        duplicate_of_id uuid, traceparent text
     )
     RETURNING id, xmin::text AS revision
 ), examples AS (
@@ -95,6 +95,7 @@ SELECT id, revision FROM stored
 REQUEST_COLUMNS = (
     "id", "served_model_id", "domain", "state", "subject_reference", "legal_basis", "client_reference", "note",
     "created_by", "received_at", "due_at", "completed_at", "kind", "regulation", "fingerprint", "duplicate_of_id",
+    "traceparent",
 )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
+from dataclasses import replace
 from datetime import datetime
 
 from sqlalchemy import Connection
@@ -48,12 +49,12 @@ def read(session: Session, request_id: uuid.UUID, who: Principal, now: datetime,
 def status(connection: Connection, request_id: uuid.UUID, who: Principal, now: datetime) -> RequestView:
     """One request without its texts, in one statement that looks at the key, too: what is asked most often. Raises
     Unauthorised for a key that was revoked, and NotFound."""
-    found = status_repository.find(connection, request_id, who.key_id)
+    found = status_repository.find(connection, request_id, who.shown)
     if found is None:
         raise Unauthorised(NO_VALID_KEY)
     if found.id is None:
         raise NotFound(NOT_THERE)
-    holder = Principal(who.key_id, who.name, Role(found.role))
+    holder = replace(who, role=Role(found.role))
     return view_of_row(found, now, with_reasons=owns_or_judges(holder, found))
 
 

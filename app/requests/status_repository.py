@@ -18,7 +18,8 @@ SELECT k.role, r.*, r.xmin::text, m.name AS model, counted.*,
         ORDER BY batch_member.batch_id DESC LIMIT 1
     ) AS job_id
 FROM key k
-LEFT JOIN request r ON r.id = %(request)s AND (r.created_by = k.id OR k.role::text = ANY(%(seeing_all)s))
+LEFT JOIN request r ON r.id = %(request)s
+    AND (r.created_by = coalesce(k.holder_id, k.id) OR k.role::text = ANY(%(seeing_all)s))
 LEFT JOIN served_model m ON m.id = r.served_model_id
 LEFT JOIN LATERAL (
     SELECT count(*) FILTER (WHERE role = 'item' AND segment = 'forget') AS forget_items,

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from app.adapters.files import base_digest, check_adapter, check_reference, read_config, write_version
+from app.adapters.files import MANIFEST, base_digest, check_adapter, check_reference, read_config, write_version
 from app.audit.service import record
 from app.auth import Principal
 from app.config import Settings
@@ -201,6 +201,18 @@ def left_alone(session: Session, now: datetime) -> list[tuple[str, dict[str, Any
     """Name and reason of each model whose breaker is open."""
     models = [model for model, _ in repository.everything(session)]
     return [(model.name, model.breaker_error or {}) for model in models if breaker.blocks(model, now)]
+
+
+def without_files(session: Session) -> tuple[list[str], int]:
+    """(names of models whose base model's files, or active version's, are not where they were; how many models)."""
+    found = repository.everything(session)
+    gone = [
+        model.name
+        for model, active in found
+        if not (Path(model.base_model_path) / "config.json").is_file()
+        or (active is not None and not (Path(active.directory) / MANIFEST).is_file())
+    ]
+    return gone, len(found)
 
 
 def close_breaker(session: Session, name: str, who: Principal, now: datetime) -> ServedModel:

@@ -63,6 +63,7 @@ class Job(Base):
     not_before: Mapped[datetime | None]
     put_off: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
     needed_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    traceparent: Mapped[str | None] = mapped_column(String(55))
 
     __table_args__ = (
         CheckConstraint("progress BETWEEN 0 AND 1", name="progress_is_a_share"),

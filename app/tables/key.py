@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import CheckConstraint, String, func
+from sqlalchemy import CheckConstraint, ForeignKey, Index, String, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.tables.base import Base, Created, Id, enum_of
@@ -21,7 +22,11 @@ class KeyRole(StrEnum):
 
 
 class Key(Base):
-    """One API key; revoked keys stay, since requests refer to them."""
+    """One API key; revoked keys stay, since requests refer to them.
+
+    A key that follows another has its holder's first key as `holder_id`: what the holder owns is owned by that one.
+    `last_used_at` is noted every half minute at most.
+    """
 
     __tablename__ = "key"
 
@@ -32,9 +37,19 @@ class Key(Base):
     role: Mapped[KeyRole] = mapped_column(enum_of(KeyRole, "key_role"))
     created_at: Mapped[Created]
     revoked_at: Mapped[datetime | None]
+    holder_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("key.id"))
     expires_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
 
-    __table_args__ = (CheckConstraint("length(hash) = 64", name="hash_is_sha256"),)
+    __table_args__ = (
+        CheckConstraint("length(hash) = 64", name="hash_is_sha256"),
+        Index("ix_key_holder_id", "holder_id", postgresql_where="holder_id IS NOT NULL"),
+    )
+
+    @property
+    def owner_id(self) -> uuid.UUID:
+        """Under which id its holder's requests are."""
+        return self.holder_id or self.id
 
     def opens(self, now: datetime) -> bool:
         """Whether it is neither revoked nor expired."""

@@ -51,7 +51,7 @@ class Request(Base):
     `first_due_at` is the due date before it was extended. While it is held (from the state `held_from`) its clock
     stands; what it stood is added to both dates at its end. Requests with one `group_id` are batched together and with
     no others: halves of a batch that failed. `content_until` is how long the content of an erased work is kept for a
-    counter-notice.
+    counter-notice. `traceparent` is the span in which it was received, where traces are sent.
     """
 
     __tablename__ = "request"
@@ -92,6 +92,7 @@ class Request(Base):
     countered_at: Mapped[datetime | None]
     counter_reason: Mapped[str | None] = mapped_column(String(2000))
     content_until: Mapped[datetime | None]
+    traceparent: Mapped[str | None] = mapped_column(String(55))
     xmin: Mapped[Revision]
 
     __table_args__ = (

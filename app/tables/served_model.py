@@ -16,7 +16,7 @@ class ServedModel(Base):
     """`alias_revision` grows with every move of the alias: the compare-and-swap that publishes compares it.
 
     `breaker_failures` counts jobs in a row that failed for no fault of their requests; while `breaker_opened_at` is set
-    no job of the model starts.
+    no job of the model starts. `lease_losses` counts jobs that were taken from a worker that had gone silent.
     """
 
     __tablename__ = "served_model"
@@ -38,6 +38,7 @@ class ServedModel(Base):
     breaker_failures: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
     breaker_opened_at: Mapped[datetime | None]
     breaker_error: Mapped[dict[str, Any] | None]
+    lease_losses: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     xmin: Mapped[Revision]
 
     __table_args__ = (

@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 
 from app.events.positions import MOST, Position
 from app.ids import new_id
+from app.keys.repository import of_holder
 from app.tables import Delivery, DeliveryState, Event, Key, Request, Webhook
-from app.tables.key import OPEN_NOW
 
 PENDING = DeliveryState.PENDING
 
@@ -206,12 +206,9 @@ def retired(webhook: Webhook) -> bool:
 
 
 def _active(statement: Select[Any]) -> Select[Any]:
-    """Narrowed to webhooks that are not disabled, of keys that are neither revoked nor expired."""
-    return (
-        statement.select_from(Webhook)
-        .join(Key, Key.id == Webhook.created_by)
-        .where(Webhook.disabled_at.is_(None), OPEN_NOW)
-    )
+    """Narrowed to webhooks that are not disabled, of holders with a valid key."""
+    held = select(Key.id).where(of_holder(Webhook.created_by, func.now())).exists()
+    return statement.select_from(Webhook).where(Webhook.disabled_at.is_(None), held)
 
 
 def _owned(statement: Select[Webhook], owner: uuid.UUID | None) -> Select[Webhook]:

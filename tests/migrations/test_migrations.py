@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -17,7 +14,6 @@ from sqlalchemy import create_engine, text
 from app import schema
 from app.auth import Role as KeyRole
 from app.db import Database
-from app.embedded.services import EmbeddedServices
 from app.lifecycle import JobState, RequestState
 from app.tables import (
     AdapterState,
@@ -69,15 +65,6 @@ LABELS = """
     SELECT typname, enumlabel FROM pg_enum JOIN pg_type ON pg_type.oid = enumtypid ORDER BY typname, enumsortorder
 """
 QUERIES = {"columns": COLUMNS, "constraints": CONSTRAINTS, "indexes": INDEXES, "labels": LABELS}
-
-
-@pytest.fixture
-def empty_url(services: EmbeddedServices) -> Iterator[str]:
-    """A database without any table."""
-    name = f"empty_{uuid.uuid4().hex[:12]}"
-    services.postgres.create_database(name)
-    yield services.postgres.url(name)
-    services.postgres.drop_database(name)
 
 
 def described(url: str) -> dict[str, list[Any]]:

@@ -21,6 +21,7 @@ from app.events.service import look
 from app.keys.service import create_key
 from app.main import create_app
 from app.tables import Key, Webhook
+from app.telemetry.endpoints import reader as scraper
 from app.webhooks import repository as webhooks
 from tests.app.service import Floor, revoke, slug
 from tests.app.test_openapi import ANYONE, OPEN, ROLES, address, sent
@@ -29,10 +30,11 @@ HIDDEN: dict[tuple[str, str], frozenset[str]] = {
     ("GET", "/openapi.json"): ANYONE,
     ("GET", "/docs"): ANYONE,
     ("GET", "/docs/{file}"): ANYONE,
+    ("GET", "/metrics"): frozenset({Role.OPERATOR, Role.OFFICER, Role.ADMIN}),
 }
 """Routes that the document leaves out; the others stand in `ROLES` and `OPEN`."""
 TABLE = {**ROLES, **HIDDEN}
-GUARDS = {principal, claimed, reader}
+GUARDS = {principal, claimed, reader, scraper}
 """Dependencies that look at the key."""
 
 
@@ -83,7 +85,7 @@ def opens(floor: Floor, plaintext: str) -> None:
 
 def made(floor: Floor, role: Role, expires_at: datetime | None = None) -> str:
     with transaction(floor.db) as session:
-        return create_key(session, "passing", role, expires_at)[1]
+        return create_key(session, "passing", role, expires_at=expires_at)[1]
 
 
 def test_no_route_opens_without_a_key(shared: Floor) -> None:
@@ -111,7 +113,7 @@ def test_streams_and_webhooks_of_an_expired_key_end(shared: Floor) -> None:
     shared.ask(1)  # something that webhooks could be told of
     past = datetime.now(UTC) - timedelta(seconds=1)
     with transaction(shared.db) as session:
-        key, _ = create_key(session, "passing", Role.OFFICER, past)
+        key, _ = create_key(session, "passing", Role.OFFICER, expires_at=past)
         hook = Webhook(
             created_by=key.id, url="https://hooks.example.com/", kinds=[], secret_generation=1, form="standard",
             after_xid=0, after_id=0, created_at=past,
@@ -129,6 +131,7 @@ def test_streams_and_webhooks_of_an_expired_key_end(shared: Floor) -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), sorted(HIDDEN))
-def test_every_role_reads_the_description(shared: Floor, method: str, path: str) -> None:
+def test_a_hidden_route_opens_for_the_roles_of_its_row(shared: Floor, method: str, path: str) -> None:
     for role in sorted(ANYONE):
-        assert shared.caller.send(role, method, path.format(file="swagger-ui.css")).status_code == 200
+        status = shared.caller.send(role, method, path.format(file="swagger-ui.css")).status_code
+        assert status == (200 if role in HIDDEN[method, path] else 403)

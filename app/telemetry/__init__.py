@@ -1,0 +1,1 @@
+"""What the service tells about itself: ids in logs, spans, metrics. Never what people wrote."""

@@ -1,0 +1,135 @@
+"""One look at the rows, for metrics and for `grail doctor`."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.config import Settings
+from app.served_models import breaker
+from app.tables import ServedModel
+from app.telemetry import repository
+from app.telemetry.families import Snapshot
+
+MOST_MODELS = 200
+SOON = timedelta(days=7)
+DAY_SECONDS = 86_400.0
+SCORES = {"min_cus": "grail_version_success", "min_rs": "grail_version_retention"}
+DOMAIN = re.compile(r"[a-z]{1,32}")
+BACKUP = "backup-*/manifest.json"
+Numbers = dict[tuple[str, ...], float]
+
+
+def read(session: Session, now: datetime, settings: Settings) -> Snapshot:
+    """How everything stands."""
+    rows = repository.models(session, MOST_MODELS + 1)
+    shown = rows[:MOST_MODELS]
+    names = {row.id: row.name for row in shown}
+    gauges = {
+        **_requests(session, names, now),
+        **_jobs(session, names, now),
+        **_versions(session, names),
+        **_webhooks(session, now),
+        **_workers(session, now - timedelta(seconds=settings.lease_seconds)),
+        **_backups(settings.backup_dir, now),
+    }
+    return Snapshot(
+        gauges=gauges,
+        lease_losses={row.name: row.lease_losses for row in shown},
+        breakers={row.name: _breaker(row, now, settings) for row in shown},
+        left_out=len(rows) - len(shown),
+    )
+
+
+def newest_backup(directory: Path) -> float | None:
+    """When the newest whole backup was made, in seconds since 1970: its manifest is written last."""
+    return max((path.stat().st_mtime for path in directory.glob(BACKUP)), default=None)
+
+
+def _requests(session: Session, names: Mapping[uuid.UUID, str], now: datetime) -> dict[str, Numbers]:
+    ids = list(names)
+    waiting: Numbers = {}
+    overdue: Numbers = {}
+    soon: Numbers = {}
+    for model_id, state, count in repository.open_requests(session, ids):
+        waiting[names[model_id], str(state)] = float(count)
+    for model_id, regulation, late, count in repository.due(session, now + SOON, now):
+        if model_id in names:
+            overdue[names[model_id], str(regulation)] = float(late)
+            soon[names[model_id], str(regulation)] = float(count)
+    ages = repository.oldest_pending(session, ids).items()
+    dates = repository.next_due(session, ids).items()
+    return {
+        "grail_requests_open": waiting,
+        "grail_requests_overdue": overdue,
+        "grail_requests_due_soon": soon,
+        "grail_queue_age_seconds": {(names[id_],): (now - at).total_seconds() for id_, at in ages},
+        "grail_days_left": {(names[id_],): (at - now).total_seconds() / DAY_SECONDS for id_, at in dates},
+    }
+
+
+def _jobs(session: Session, names: Mapping[uuid.UUID, str], now: datetime) -> dict[str, Numbers]:
+    count: Numbers = {}
+    age: Numbers = {}
+    for model_id, state, number, since in repository.open_jobs(session):
+        if model_id in names:
+            count[names[model_id], str(state)] = float(number)
+            age[names[model_id], str(state)] = (now - since).total_seconds()
+    stages: Numbers = {
+        (names[model_id], stage): float(seconds)
+        for model_id, timings in repository.last_timings(session, list(names)).items()
+        for stage, seconds in timings.items()
+        if isinstance(seconds, int | float)
+    }
+    return {"grail_jobs_open": count, "grail_job_age_seconds": age, "grail_stage_seconds": stages}
+
+
+def _versions(session: Session, names: Mapping[uuid.UUID, str]) -> dict[str, Numbers]:
+    found: dict[str, Numbers] = {name: {} for name in SCORES.values()}
+    number: Numbers = {}
+    published: Numbers = {}
+    for model_id, version, published_at, verdict in repository.active_versions(session, list(names)):
+        model = names[model_id]
+        number[(model,)] = float(version)
+        if published_at is not None:
+            published[(model,)] = published_at.timestamp()
+        for check in _scores(verdict):
+            found[SCORES[check["name"]]][model, check["scope"]] = float(check["value"])
+    return {**found, "grail_version": number, "grail_version_published_timestamp_seconds": published}
+
+
+def _scores(verdict: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """Checks of whole domains that metrics tell of; those of single requests are left out."""
+    return [
+        check
+        for check in (verdict or {}).get("checks", [])
+        if check.get("name") in SCORES and DOMAIN.fullmatch(str(check.get("scope"))) and check.get("value") is not None
+    ]
+
+
+def _webhooks(session: Session, now: datetime) -> dict[str, Numbers]:
+    found = repository.webhooks(session)
+    late = 0.0 if found.first_due is None else max((now - found.first_due).total_seconds(), 0.0)
+    numbers = {"lag_seconds": late, "pending": found.pending, "dead_letters": found.dead}
+    return {f"grail_webhook_{name}": {(): float(number)} for name, number in numbers.items()}
+
+
+def _workers(session: Session, since: datetime) -> dict[str, Numbers]:
+    count, largest = repository.workers(session, since)
+    return {"grail_workers": {(): float(count)}, "grail_worker_memory_bytes": {(): float(largest)}}
+
+
+def _backups(directory: Path | None, now: datetime) -> dict[str, Numbers]:
+    made = None if directory is None else newest_backup(directory)
+    return {} if made is None else {"grail_backup_age_seconds": {(): now.timestamp() - made}}
+
+
+def _breaker(model: ServedModel, now: datetime, settings: Settings) -> breaker.BreakerState:
+    limits = breaker.Limits(settings.breaker_failures, settings.breaker_seconds)
+    return breaker.state_of(model.breaker_failures, model.breaker_opened_at, now, limits)

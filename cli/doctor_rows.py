@@ -1,0 +1,84 @@
+"""What the rows say to `grail doctor`: who computes, what is late, what was given up, what is left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from app.config import load_settings
+from app.db import Database
+from app.served_models import service as served_models
+from app.telemetry.families import Snapshot
+from app.telemetry.snapshot import read
+from app.workers import service as workers
+from cli.findings import Finding, State
+
+LATE_SECONDS = 3600.0
+"""Webhook messages that should have been sent so long ago: the control worker or beat is away."""
+
+
+def of_rows(url: str) -> Iterator[Finding]:
+    """On a database that answers and has the newest schema."""
+    db, now = Database(url, pool_size=1, application="grail doctor"), datetime.now(UTC)
+    try:
+        with db.session_factory() as session:
+            found = read(session, now, load_settings())
+            yield _workers(session, now)
+            yield from _models(session, now)
+        yield from _requests(found)
+        yield from _webhooks(found)
+    except SQLAlchemyError as error:
+        yield Finding("rows", State.WRONG, f"could not be read ({type(error).__name__}): try again, look at its log")
+    finally:
+        db.dispose()
+
+
+def _workers(session: Session, now: datetime) -> Finding:
+    memories = workers.memories(session, now)
+    if memories:
+        largest = f"{max(memories) / 1e9:.0f} GB"
+        return Finding("workers", State.OK, f"{len(memories)} for jobs, the largest with {largest}")
+    return Finding("workers", State.NOTE, "none for jobs was seen lately: `grail worker gpu` starts one")
+
+
+def _models(session: Session, now: datetime) -> Iterator[Finding]:
+    for name, reason in served_models.left_alone(session, now):
+        text = f"the breaker of {name} is open: {reason.get('title', 'its jobs fail')}. {reason.get('mend', '')}"
+        yield Finding("breaker", State.WRONG, f"{text} Then: `grail models close-breaker {name}`")
+    missing, registered = served_models.without_files(session)
+    if missing:
+        text = f"files of {', '.join(missing)} are not where they were registered: mount or restore them"
+        yield Finding("models", State.WRONG, text)
+    else:
+        yield Finding("models", State.OK, f"{registered} served, their files are there")
+
+
+def _requests(found: Snapshot) -> Iterator[Finding]:
+    overdue = sum(found.gauges["grail_requests_overdue"].values())
+    soon = sum(found.gauges["grail_requests_due_soon"].values())
+    waiting = found.gauges["grail_requests_open"]
+    attention = sum(count for (_, state), count in waiting.items() if state == "needs_attention")
+    if overdue:
+        yield Finding("deadlines", State.WRONG, f"{overdue:.0f} overdue: `grail requests list --overdue`")
+    elif soon:
+        yield Finding("deadlines", State.NOTE, f"{soon:.0f} due in a week: `grail requests list --due-within 7`")
+    else:
+        yield Finding("deadlines", State.OK, "nothing overdue, nothing due within a week")
+    if attention:
+        text = f"{attention:.0f} wait for a person: `grail requests list --state needs_attention`"
+        yield Finding("attention", State.NOTE, text)
+
+
+def _webhooks(found: Snapshot) -> Iterator[Finding]:
+    dead, late = (found.gauges[f"grail_webhook_{name}"][()] for name in ("dead_letters", "lag_seconds"))
+    if late > LATE_SECONDS:
+        text = f"messages are {late / 3600:.0f} h late: is `grail worker control` there, and one beat?"
+        yield Finding("webhooks", State.WRONG, text)
+    elif dead:
+        text = f"{dead:.0f} messages given up: `grail webhooks list`, then `grail webhooks replay ID --dead`"
+        yield Finding("webhooks", State.NOTE, text)
+    else:
+        yield Finding("webhooks", State.OK, "nothing late, nothing given up")
