@@ -25,9 +25,10 @@ BODY: dict[str, Any] = {"served_model": "people", "domain": "privacy", "forget":
 JSONL = {"Content-Type": "application/x-ndjson"}
 
 
-@pytest.mark.parametrize("path", sorted({address(path) for _, path in ROLES}))
+@pytest.mark.parametrize("path", sorted({path for _, path in ROLES}))
 def test_no_answer_repeats_the_host_or_leads_elsewhere(shared: Floor, path: str) -> None:
     """A redirect would name the Host that was sent, and send texts to it a second time."""
+    path = address(path)
     for place in (path, f"{path}/", f"/{path}"):
         hostile = {"Host": EVIL_HOST, "X-Forwarded-Host": EVIL_HOST, "Forwarded": f"host={EVIL_HOST}"}
         answer = shared.caller.send("requester", "GET", place, headers=hostile, follow_redirects=False)
