@@ -69,6 +69,16 @@ def enqueue(session: Session, task: str, *ids: uuid.UUID | str) -> None:
         noted.append(message)
 
 
+def messages(session: Session) -> list[tuple[str, list[str]]]:
+    """What is noted so far, to go back to when a part of the transaction is undone."""
+    return list(session.info.get(NOTED, []))
+
+
+def restore_messages(session: Session, noted: list[tuple[str, list[str]]]) -> None:
+    """Forget what was noted since."""
+    session.info[NOTED] = noted
+
+
 def send_noted(session: Session) -> None:
     """Send what was noted. Never raises for an absent broker."""
     for task, ids in session.info.pop(NOTED, []):

@@ -7,6 +7,8 @@ here: the job's row says what is to be done, and the sweep rings again.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -39,6 +41,16 @@ class ServiceTask(Task):  # type: ignore[misc]  # celery is not annotated
             timeout_seconds=self.settings.database_timeout_seconds,
             application=f"grail {self.name}",
         )
+
+    @contextmanager
+    def apart(self, **named: str) -> Iterator[None]:
+        """A part of a task whose failure, logged without its text, stops none of the others. Raises Unavailable."""
+        try:
+            yield
+        except Unavailable:
+            raise
+        except Exception as error:  # noqa: BLE001  the border: see the module's docstring
+            log.error("part_failed", kind=type(error).__name__, where=line_of(error), **named)
 
     def __call__(self, *ids: Any, **named: Any) -> Any:
         """Run; an error is logged without its text and goes no further."""

@@ -19,9 +19,12 @@ from worker.task import SenderTask, ServiceTask
 
 @celery.task(name="grail.plan_batches", base=ServiceTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated
 def plan_batches(self: ServiceTask) -> None:
-    """Make the batches that are due."""
+    """Make the batches that are due, those of each served model by themselves."""
     with transaction(self.db) as session:
-        batches.plan(session, clock(session))
+        models = batches.models_to_plan(session)
+    for model_id in models:
+        with self.apart(served_model_id=str(model_id)), transaction(self.db) as session:
+            batches.plan_model(session, model_id, clock(session))
 
 
 @celery.task(name="grail.run_job", base=ServiceTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import ColumnElement, Select, func, insert, literal, select, update
+from sqlalchemy import ColumnElement, Select, exists, func, insert, literal, select, true, union, union_all, update
 from sqlalchemy.orm import Session
 
 from app.lifecycle import PENDING, JobState, RequestEvent, RequestState, advance_request
@@ -22,6 +22,7 @@ from app.tables import (
     Request,
     RequestDomain,
     RequestKind,
+    ServedModel,
 )
 from grail.types import Role, Segment
 
@@ -35,6 +36,8 @@ LATE_JOBS = 5
 """Last jobs by which the next one's duration is foretold."""
 STREAM_ROWS = 500
 """Rows of text in memory at a time."""
+DRAWN_FROM = 8
+"""Standing rows that are looked at for each one that is drawn: the cost of drawing does not grow with the set."""
 LONGEST_ROWS = 8
 """Texts with the most characters, among which the one with the most tokens is taken to be."""
 
@@ -49,8 +52,8 @@ class ItemCounts:
 
 def models_with_pending(session: Session) -> list[uuid.UUID]:
     """Served models that have a pending request, in id order (the order in which planners lock them)."""
-    statement = select(Request.served_model_id).where(Request.state.in_(PENDING)).distinct()
-    return list(session.scalars(statement.order_by(Request.served_model_id)))
+    waits = exists().where(Request.served_model_id == ServedModel.id, Request.state.in_(PENDING))
+    return list(session.scalars(select(ServedModel.id).where(waits).order_by(ServedModel.id)))
 
 
 def queue_received(session: Session, served_model_id: uuid.UUID, limit: int) -> list[uuid.UUID]:
@@ -187,24 +190,40 @@ def standing_rows(
     """Ids of at most `amount` standing rows of a domain: those about the requests' forget subjects first.
 
     Then round-robin over subjects (one row of each, then a second of each ...), within a subject by content digest: a
-    fixed order that spreads over subjects. Rows of the requests themselves are left out, since they come with them.
+    fixed order that spreads over subjects. Of those subjects that the requests do not name, the rows with the
+    `DRAWN_FROM * amount` smallest digests are looked at, which is a sample that does not depend on what they say. Rows
+    of the requests themselves are left out, since they come with them.
     """
-    subjects = select(Example.subject).where(
-        Example.request_id.in_(request_ids), Example.segment == Segment.FORGET, Example.domain == domain
+    subjects = (
+        select(Example.subject)
+        .where(Example.request_id.in_(request_ids), Example.segment == Segment.FORGET, Example.domain == domain)
+        .distinct()
+        .cte("subjects")
     )
-    turn = func.row_number().over(partition_by=Example.subject, order_by=(Example.content_digest, Example.id))
-    return (
-        select(Example.id)
-        .where(
-            Example.served_model_id == served_model_id,
-            Example.domain == domain,
-            Example.standing,
-            Example.role == Role.ITEM,
-            Example.request_id.is_(None) | Example.request_id.not_in(request_ids),
+
+    def standing(most: int) -> Select[uuid.UUID, str, str]:
+        return (
+            select(Example.id, Example.subject, Example.content_digest)
+            .where(
+                Example.served_model_id == served_model_id,
+                Example.domain == domain,
+                Example.standing,
+                Example.role == Role.ITEM,
+                Example.request_id.is_(None) | Example.request_id.not_in(request_ids),
+            )
+            .order_by(Example.content_digest, Example.id)
+            .limit(most)
         )
-        .order_by(Example.subject.in_(subjects.scalar_subquery()).desc(), turn, Example.content_digest, Example.id)
-        .limit(amount)
-    )
+
+    near = standing(amount).where(Example.subject == subjects.c.subject).correlate(subjects).lateral("near")
+    sample = standing(DRAWN_FROM * amount).subquery("sample")
+    found = union(
+        select(near.c.id, near.c.subject, near.c.content_digest).select_from(subjects.join(near, true())),
+        select(sample.c.id, sample.c.subject, sample.c.content_digest),
+    ).subquery("found")
+    turn = func.row_number().over(partition_by=found.c.subject, order_by=(found.c.content_digest, found.c.id))
+    named = found.c.subject.in_(select(subjects.c.subject))
+    return select(found.c.id).order_by(named.desc(), turn, found.c.content_digest, found.c.id).limit(amount)
 
 
 def erased_rows(
@@ -272,13 +291,18 @@ def texts(
 
 def longest_texts(session: Session, request_ids: Collection[uuid.UUID], batch_id: uuid.UUID) -> list[tuple[str, str]]:
     """(prompt, completion) of the longest rows, in characters, that a batch of these requests holds."""
-    drawn = select(BatchExample.example_id).where(BatchExample.batch_id == batch_id).scalar_subquery()
-    statement = (
-        select(Example.prompt, Example.completion)
-        .where(_used(request_ids) | Example.id.in_(drawn) | Example.parent_id.in_(drawn))
-        .order_by((func.length(Example.prompt) + func.length(Example.completion)).desc(), Example.id)
+    drawn = select(BatchExample.example_id).where(BatchExample.batch_id == batch_id)
+    chars = (func.length(Example.prompt) + func.length(Example.completion)).label("chars")
+    parts = [  # one by one, since each is served by an index and all of them together by none
+        select(Example.id, Example.prompt, Example.completion, chars)
+        .where(condition)
+        .order_by(chars.desc(), Example.id)
         .limit(LONGEST_ROWS)
-    )
+        .subquery()
+        for condition in (_used(request_ids), Example.id.in_(drawn), Example.parent_id.in_(drawn))
+    ]
+    rows = union_all(*(select(part) for part in parts)).subquery()
+    statement = select(rows.c.prompt, rows.c.completion).order_by(rows.c.chars.desc(), rows.c.id).limit(LONGEST_ROWS)
     return [(row[0], row[1]) for row in session.execute(statement)]
 
 

@@ -49,8 +49,8 @@ from grail.plan import Workload
 from grail.types import Role
 
 __all__ = [
-    "BatchPlan", "PendingRequest", "Remainder", "batch_again", "group", "hold_job", "leave", "plan", "preview",
-    "run_now",
+    "BatchPlan", "PendingRequest", "Remainder", "batch_again", "group", "hold_job", "leave", "models_to_plan", "plan",
+    "plan_model", "preview", "run_now",
 ]  # fmt: skip
 
 QUEUE_AT_ONCE = 500
@@ -71,9 +71,15 @@ class Remainder:
 
 
 def plan(session: Session, now: datetime) -> list[uuid.UUID]:
-    """Make the batches that are due, one per served model without a job. Ids of the jobs made."""
-    jobs = [_plan_model(session, model_id, now) for model_id in repository.models_with_pending(session)]
+    """Make the batches that are due, one per served model without a job, in one transaction. Ids of the jobs made."""
+    jobs = [plan_model(session, model_id, now) for model_id in models_to_plan(session)]
     return [job.id for job in jobs if job is not None]
+
+
+def models_to_plan(session: Session) -> list[uuid.UUID]:
+    """Served models with pending requests: each is planned in a transaction of its own, so that none waits for, or
+    fails with, another."""
+    return repository.models_with_pending(session)
 
 
 def run_now(
@@ -162,7 +168,7 @@ def batch_again(session: Session, left: Remainder, now: datetime) -> None:
         _make(session, model, policy, left.requests, counts, left.reason)
 
 
-def _plan_model(session: Session, served_model_id: uuid.UUID, now: datetime) -> Job | None:
+def plan_model(session: Session, served_model_id: uuid.UUID, now: datetime) -> Job | None:
     """Acknowledge what was received; make a batch if one is due and can be made."""
     model = lock_model(session, served_model_id)
     if model is None:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, Text, func, literal, or_, select, text, tuple_, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Select, Text, func, literal, or_, select, text, tuple_, update
+from sqlalchemy.orm import Session, aliased
 from sqlalchemy.orm.util import identity_key
 
 from app.events.positions import Position
@@ -21,6 +21,8 @@ from app.tables.key import OPEN_NOW
 
 SUBJECTS: dict[str, type[Request] | type[Job]] = {"request": Request, "job": Job}
 NEXT = text("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
+SCANNED = 5000
+"""Events that one read looks at: who wants few of them gets where the next read begins."""
 UNSEEN = {"synchronize_session": False}
 SETTLED = text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
 
@@ -64,15 +66,39 @@ def put_in_front(session: Session, last: int) -> None:
     session.execute(update(Event).where(Event.id <= last).values(xid=0), execution_options=UNSEEN)
 
 
-def after(session: Session, wanted: EventFilter, position: Position, *, below: int, limit: int) -> list[Event]:
-    """At most `limit` events behind `position` of transactions below `below`, in their order."""
+def after(
+    session: Session,
+    wanted: EventFilter,
+    position: Position,
+    *,
+    below: int,
+    limit: int,
+    until: Position | None = None,
+) -> list[Event]:
+    """At most `limit` events behind `position` of transactions below `below`, in their order; with `until`, what
+    `boundary` said of the same position, among the next `SCANNED` events alone."""
+    pieces = select(Event).where(_behind(position), Event.xid < below).order_by(Event.xid, Event.id)
+    if until is None:
+        return list(session.scalars(_narrowed(pieces.limit(limit), wanted)))
+    piece = aliased(Event, pieces.limit(SCANNED).subquery())  # in its order, so that reading ends with the last wanted
+    statement = select(piece).order_by(piece.xid, piece.id).limit(limit)
+    return list(session.scalars(_narrowed(statement, wanted, piece)))
+
+
+def boundary(session: Session, wanted: EventFilter, position: Position, *, below: int) -> Position | None:
+    """Where a reader has to stop who wants few of very many: the `SCANNED`th event behind `position`, whoever's it is.
+    None where there are fewer, or an index leads to what is wanted alone."""
+    if wanted.request_id is not None or wanted.job_id is not None or wanted == EventFilter():
+        return None
     statement = (
-        select(Event)
-        .where(tuple_(Event.xid, Event.id) > tuple_(literal(position.xid), literal(position.id)), Event.xid < below)
+        select(Event.xid, Event.id)
+        .where(_behind(position), Event.xid < below)
         .order_by(Event.xid, Event.id)
-        .limit(limit)
+        .offset(SCANNED - 1)
+        .limit(1)
     )
-    return list(session.scalars(_narrowed(statement, wanted)))
+    row = session.execute(statement).first()
+    return None if row is None else Position(row.xid, row.id)
 
 
 def any_open(session: Session, wanted: EventFilter, *, below: int) -> bool:
@@ -85,7 +111,7 @@ def touched(session: Session, position: Position, *, below: int) -> tuple[set[uu
     """(requests and jobs with events behind `position`, whether there are any)."""
     rows = session.execute(
         select(Event.request_id, Event.job_id)
-        .where(tuple_(Event.xid, Event.id) > tuple_(literal(position.xid), literal(position.id)), Event.xid < below)
+        .where(_behind(position), Event.xid < below)
         .distinct()
     ).all()
     return {subject for row in rows for subject in row if subject is not None}, bool(rows)
@@ -108,35 +134,46 @@ def state_of(session: Session, table: type[Any], subject: uuid.UUID) -> Any:
     return session.scalars(select(table.state).where(table.id == subject)).one_or_none()
 
 
-def _narrowed(statement: Select[Any], wanted: EventFilter) -> Select[Any]:
+def _behind(position: Position) -> ColumnElement[bool]:
+    return tuple_(Event.xid, Event.id) > tuple_(literal(position.xid), literal(position.id))
+
+
+def _narrowed(statement: Select[Any], wanted: EventFilter, event: Any = Event) -> Select[Any]:
     if wanted.request_id is not None:
-        statement = statement.where(Event.request_id == wanted.request_id)
+        statement = statement.where(event.request_id == wanted.request_id)
     if wanted.job_id is not None:
-        statement = statement.where(Event.job_id == wanted.job_id)
+        statement = statement.where(event.job_id == wanted.job_id)
     if wanted.served_model is not None:
         named = select(ServedModel.id).where(ServedModel.name == wanted.served_model).scalar_subquery()
-        statement = statement.where(Event.served_model_id == named)
+        statement = statement.where(event.served_model_id == named)
     if wanted.kinds:
-        statement = statement.where(_kinds(wanted.kinds))
+        statement = statement.where(_kinds(wanted.kinds, event))
     if wanted.owner is not None and wanted.request_id is None and wanted.job_id is None:
-        statement = statement.where(_of_owner(wanted.owner))
+        statement = statement.where(_of_owner(wanted.owner, event))
     return statement
 
 
-def _kinds(kinds: Sequence[str]) -> Any:
+def _kinds(kinds: Sequence[str], event: Any) -> Any:
     whole = [kind for kind in kinds if not kind.endswith(".*")]
-    parts = [Event.kind.startswith(kind[:-1], autoescape=True) for kind in kinds if kind.endswith(".*")]
-    return or_(Event.kind.in_(whole), *parts)
+    parts = [event.kind.startswith(kind[:-1], autoescape=True) for kind in kinds if kind.endswith(".*")]
+    return or_(event.kind.in_(whole), *parts)
 
 
-def _of_owner(owner: uuid.UUID) -> Any:
-    """Events of their requests, of jobs with a request of theirs, and of their webhooks."""
-    mine = select(Request.id).where(Request.created_by == owner)
-    jobs = (
-        select(Job.id)
-        .join(BatchMember, BatchMember.batch_id == Job.batch_id)
-        .join(Request, Request.id == BatchMember.request_id)
-        .where(Request.created_by == owner)
+def _of_owner(owner: uuid.UUID, event: Any) -> Any:
+    """Events of their requests, of jobs with a request of theirs, and of their webhooks.
+
+    Each asked for one event at a time, as a value: as a set it would be all that they ever asked, gathered anew for a
+    single page.
+    """
+    of_request = select(Request.created_by).where(Request.id == event.request_id).correlate(event).scalar_subquery()
+    of_job = (
+        select(Request.created_by)
+        .join(BatchMember, BatchMember.request_id == Request.id)
+        .join(Job, Job.batch_id == BatchMember.batch_id)
+        .where(Job.id == event.job_id, Request.created_by == owner)
+        .correlate(event)
+        .limit(1)
+        .scalar_subquery()
     )
     webhooks = select(Webhook.id.cast(Text)).where(Webhook.created_by == owner)
-    return or_(Event.request_id.in_(mine), Event.job_id.in_(jobs), Event.data["webhook_id"].astext.in_(webhooks))
+    return or_(of_request == owner, of_job == owner, event.data["webhook_id"].astext.in_(webhooks))

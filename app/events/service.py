@@ -75,9 +75,12 @@ def head(session: Session) -> Position:
 def page(session: Session, wanted: EventFilter, position: Position, limit: int) -> EventPage:
     """What happened behind `position`, oldest first."""
     below = repository.settled_before(session)
-    rows = repository.after(session, wanted, position, below=below, limit=limit + 1)
+    until = repository.boundary(session, wanted, position, below=below)
+    rows = repository.after(session, wanted, position, below=below, limit=limit + 1, until=until)
     shown = views_of(session, rows[:limit])
     last = shown[-1].id if shown else str(position)
+    if until is not None and len(rows) <= limit:
+        return EventPage(items=shown, next_cursor=str(until), more=True)
     return EventPage(items=shown, next_cursor=last, more=len(rows) > limit)
 
 
@@ -91,7 +94,10 @@ def look(session: Session, wanted: EventFilter, key_id: uuid.UUID, position: Pos
         return Look([], position, more=False, ended="key-revoked")
     state = _end_of(session, wanted)
     below = repository.settled_before(session)
-    rows = repository.after(session, wanted, position, below=below, limit=AT_ONCE)
+    until = repository.boundary(session, wanted, position, below=below)
+    rows = repository.after(session, wanted, position, below=below, limit=AT_ONCE, until=until)
+    if until is not None and len(rows) < AT_ONCE:
+        return Look(views_of(session, rows), until, more=True)
     if len(rows) == AT_ONCE:
         return Look(views_of(session, rows), Position(rows[-1].xid, rows[-1].id), more=True)
     waits = state is not None and repository.any_open(session, wanted, below=below)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import uuid
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, any_, delete, func, literal_column, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -34,17 +35,14 @@ def keep(session: Session, row: Idempotency) -> None:
 
 def purge(session: Session, before: datetime, limit: int) -> int:
     """Remove at most `limit` answers that were kept before that; how many."""
+    place: ColumnElement[Any] = literal_column("idempotency.ctid")
     old = (
-        select(Idempotency.key_id, Idempotency.name)
+        select(place)
+        .select_from(Idempotency)
         .where(Idempotency.created_at < before)
         .order_by(Idempotency.created_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
-        .cte("old")
-    )
-    statement = (
-        delete(Idempotency)
-        .where(Idempotency.key_id == old.c.key_id, Idempotency.name == old.c.name)
-        .returning(Idempotency.name)
-    )
+    )  # held until the delete, so that no row moves meanwhile; by place, or the planner joins with the whole table
+    statement = delete(Idempotency).where(place == any_(func.array(old.scalar_subquery()))).returning(Idempotency.name)
     return sum(1 for _ in session.scalars(statement, execution_options={"synchronize_session": False}))

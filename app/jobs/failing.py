@@ -12,19 +12,24 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+import structlog
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from app.audit.service import record
 from app.batches import service as batches
+from app.errors import Unavailable, line_of
 from app.ids import new_id
 from app.jobs import members, repository
 from app.jobs.failures import Decision, Failure, FailureKind, Fate, Mark, Situation, decide, pause
 from app.jobs.moves import release, requeue
 from app.lifecycle import JobEvent, RequestEvent
-from app.queue import enqueue
+from app.queue import enqueue, messages, restore_messages
 from app.served_models import breaker
 from app.tables import Job, Request, ServedModel
 from app.workers import service as workers
+
+log = structlog.get_logger(__name__)
 
 RUN_JOB = "grail.run_job"
 NOT_PLAIN = re.compile(r"[^A-Za-z0-9._-]+")
@@ -115,10 +120,22 @@ def _settle(
 
 
 def _go_on(session: Session, job: Job, requests: Sequence[Request], decision: Decision, now: datetime) -> None:
-    """A batch of those that go on without others, or of the first half, unless the model is left alone."""
+    """A batch of those that go on without others, or of the first half, unless the model is left alone.
+
+    What goes wrong in making it undoes that batch alone: the job has failed and its requests are queued whatever comes,
+    and the planner tries again. Where the database itself is away or busy all of it is done again.
+    """
     spared = [request for request in requests if decision.fates.get(request.id) is Fate.QUEUE]
     if decision.groups:
         spared = [request for request in spared if request.id in decision.groups[0]]
     if spared and decision.mark is Mark.NONE:
         reason = repository.batch_reason(session, job)
-        batches.batch_again(session, batches.Remainder(job.served_model_id, spared, reason), now)
+        noted = messages(session)
+        try:
+            with session.begin_nested():
+                batches.batch_again(session, batches.Remainder(job.served_model_id, spared, reason), now)
+        except (OperationalError, InterfaceError, Unavailable):
+            raise
+        except Exception as error:  # noqa: BLE001  see above; by kind and place, since its text may hold a request's
+            restore_messages(session, noted)
+            log.error("batch_not_made_again", job_id=str(job.id), kind=type(error).__name__, where=line_of(error))

@@ -64,5 +64,14 @@ class Example(Base):
         Index("ix_example_request_id_position", "request_id", "position"),
         Index("ix_example_parent_id", "parent_id"),
         Index("ix_example_served_model_id_content_digest", "served_model_id", "content_digest"),
-        Index("ix_example_standing", "served_model_id", "domain", "subject", "id", postgresql_where="standing"),
+        Index(
+            "ix_example_standing_subject",
+            "served_model_id", "domain", "subject", "content_digest", "id",
+            postgresql_where="standing",
+        ),
+        Index(
+            "ix_example_standing_digest",
+            "served_model_id", "domain", "content_digest", "id",
+            postgresql_where="standing",
+        ),
     )

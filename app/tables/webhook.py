@@ -72,9 +72,9 @@ class Delivery(Base):
     __table_args__ = (
         UniqueConstraint("webhook_id", "event_id"),
         CheckConstraint("(delivered_at IS NOT NULL) = (state = 'delivered')", name="delivered_when_told"),
-        Index("ix_delivery_dead", "id", postgresql_where="state = 'dead'"),
         Index("ix_delivery_next_at", "next_at", postgresql_where="state = 'pending'"),
         Index("ix_delivery_webhook_id_next_at", "webhook_id", "next_at", postgresql_where="state = 'pending'"),
         Index("ix_delivery_webhook_id_id", "webhook_id", "id"),
         Index("ix_delivery_event_id", "event_id"),
+        Index("ix_delivery_dead", "webhook_id", "id", postgresql_where="state = 'dead'"),
     )

@@ -135,11 +135,12 @@ def _of_everything(session: Session, webhook: Webhook, last: Position, below: in
     owner = None if repository.role_of(session, webhook.created_by) in SEES_ALL else webhook.created_by
     wanted = EventFilter(owner=owner, kinds=tuple(webhook.kinds))
     position = Position(webhook.after_xid, webhook.after_id)
-    rows = events.after(session, wanted, position, below=below, limit=EVENTS_AT_ONCE)
+    until = events.boundary(session, wanted, position, below=below)
+    rows = events.after(session, wanted, position, below=below, limit=EVENTS_AT_ONCE, until=until)
     repository.fan_out(session, webhook.id, [row.id for row in rows if row.kind != service.TEST], now)
     full = len(rows) == EVENTS_AT_ONCE
-    webhook.after_xid, webhook.after_id = (rows[-1].xid, rows[-1].id) if full else last
-    return full
+    webhook.after_xid, webhook.after_id = (rows[-1].xid, rows[-1].id) if full else until or last
+    return full or until is not None
 
 
 def _of_request(

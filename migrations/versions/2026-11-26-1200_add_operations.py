@@ -1,4 +1,4 @@
-"""What operators need: traces of requests and jobs, lost leases, keys that follow one another, dead letters by index.
+"""What operators need: traces of requests and jobs, lost leases, keys that follow one another.
 
 Expanding only: columns are nullable or have a default. Each statement is a transaction
 of its own: one that held the locks of two tables would wait in a circle with calls that read both. Columns are added
@@ -19,7 +19,6 @@ TIME = sa.DateTime(timezone=True)
 HOLDER = "fk_key_holder_id_key"
 INDEXES = {
     "ix_key_holder_id": ("key", ["holder_id"], "holder_id IS NOT NULL"),
-    "ix_delivery_dead": ("delivery", ["id"], "state = 'dead'"),
 }
 
 

@@ -213,11 +213,12 @@ def test_only_requests_that_may_not_mix_are_looked_for_apart(served):
             connection.exec_driver_sql(statement)
         apart = "(kind = 'reinstate' OR group_id IS NOT NULL)"
         found = {}
-        for name, condition in {"ix_request_pending": f"NOT {apart}", "ix_request_pending_apart": apart}.items():
+        indexes = {"ix_request_pending_in_order": f"NOT {apart}", "ix_request_apart_in_order": apart}
+        for name, condition in indexes.items():
             query = (
                 f"EXPLAIN SELECT * FROM request WHERE served_model_id = '{model}' AND state IN ('received', 'queued') "  # noqa: S608
                 f"AND {condition} ORDER BY due_at, received_at, id LIMIT 32"
             )
             found[name] = "\n".join(row[0] for row in connection.exec_driver_sql(query))
-    assert "using ix_request_pending on" in found["ix_request_pending"]
-    assert "using ix_request_pending_apart on" in found["ix_request_pending_apart"]
+    assert "using ix_request_pending_in_order on" in found["ix_request_pending_in_order"]
+    assert "using ix_request_apart_in_order on" in found["ix_request_apart_in_order"]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from app.db import transaction
+from app.jobs import failing
 from app.jobs import service as jobs
 from app.jobs.failures import MOST_PUT_OFFS, FailureKind, most_jobs
 from app.jobs.leases import MAX_ATTEMPTS
@@ -314,3 +315,27 @@ def test_a_model_that_was_served_long_ago_comes_before_one_that_was_just_served(
             session.get_one(Job, job_id).due_at = NOW + timedelta(days=days, hours=1)
     with floor.db.session_factory() as session:
         assert jobs.claimable(session, NOW) == [first, second], "what is due sooner comes first all the same"
+
+
+# What goes wrong in what follows
+
+
+def test_a_batch_that_can_not_be_made_again_leaves_no_request_and_no_job_in_limbo(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It breaks after its rows were written and its message noted: all of that goes, the failure itself stays."""
+    asked, job_id = put_in(floor, 1, 2)
+    make = failing.batches.batch_again
+
+    def break_off(*given: Any) -> None:
+        make(*given)
+        raise RuntimeError("in the middle of it")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(failing.batches, "batch_again", break_off)
+        fail(floor, job_id, FailureKind.UNKNOWN)
+    assert shown(floor, job_id)["state"] == "failed"
+    assert states(floor, asked) == ["queued", "queued"]
+    assert queued(floor) == []
+    with transaction(floor.db) as session:
+        assert len(jobs.batches.plan(session, later(1))) == 1  # the planner makes it, at its next pass

@@ -1,0 +1,236 @@
+"""What the service asks its database often, each by the function that does it: lists, filters, claims, planning,
+sweeps, feeds, webhooks, expiry. `explained` notes the plan of every statement that one of them sends."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from filling import Filled
+from sqlalchemy import Connection, event, text
+from sqlalchemy.orm import Session
+
+from app.auth import Principal, Role
+from app.batches import repository as batch_rows
+from app.batches import service as batches
+from app.events import repository as event_rows
+from app.events import service as events
+from app.events.positions import START, Position
+from app.events.repository import EventFilter
+from app.idempotency import service as idempotency
+from app.imports import repository as import_rows
+from app.imports import service as imports
+from app.jobs import repository as job_rows
+from app.jobs import service as jobs
+from app.lifecycle import JobState, RequestState
+from app.opendsr import repository as opendsr
+from app.reports import repository as report_rows
+from app.requests import duplicates_repository, repository
+from app.requests import service as requests
+from app.requests.cursors import cursor_of
+from app.requests.schemas import RequestCreate, RequestFilter
+from app.tables import DeliveryState, Regulation, RequestDomain, RequestKind
+from app.webhooks import fan
+from app.webhooks import repository as webhook_rows
+from tests.fixtures.served import question
+
+Path = Callable[[Session], Any]
+LIMIT = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the paths are walked with: somebody who sees all, an owner of many and one of few, and ids in the middle."""
+
+    officer: Principal
+    owner: Principal
+    request_id: uuid.UUID
+    own_request_id: uuid.UUID
+    job_id: uuid.UUID
+    webhook_id: uuid.UUID
+    model_id: uuid.UUID
+    digests: tuple[str, ...] = field(repr=False)
+
+
+def known(filled: Filled) -> Known:
+    """Of a filled database."""
+    with filled.db.engine.connect() as connection:
+
+        def one(statement: str, **values: Any) -> Any:
+            return connection.execute(text(statement), values).scalar_one()
+
+        model_id = one("SELECT id FROM served_model WHERE name = 'model-003'")
+        owner = one("SELECT id FROM key WHERE name = 'owner 9'")
+        middle = {"n": f"ref-{filled.rows // 2}"}
+        own = one("SELECT id FROM request WHERE created_by = :key ORDER BY id DESC OFFSET 20 LIMIT 1", key=owner)
+        return Known(
+            Principal(one("SELECT id FROM key WHERE name = 'operator'"), "officer", Role.OFFICER),
+            Principal(owner, "owner 9", Role.REQUESTER),
+            one("SELECT id FROM request WHERE client_reference = :n", **middle), own,
+            one("SELECT id FROM job ORDER BY id OFFSET (SELECT count(*) / 2 FROM job) LIMIT 1"),
+            one("SELECT id FROM webhook WHERE created_by = :key", key=owner), model_id,
+            tuple(connection.scalars(text("SELECT content_digest FROM example LIMIT 20"))),
+        )  # fmt: skip
+
+
+def lists(filled: Filled, who: Known) -> dict[str, Path]:
+    """Lists and filters of requests, and one request: what is timed, too."""
+    now, everything = filled.now, RequestFilter()
+    wanted: dict[str, tuple[RequestFilter, Principal]] = {
+        "list": (everything, who.officer),
+        **{f"state {state}": (RequestFilter(state=state), who.officer) for state in (
+            RequestState.QUEUED, RequestState.PUBLISHED, RequestState.NOTICE, RequestState.NEEDS_ATTENTION,
+            RequestState.RUNNING,
+        )},
+        **{f"domain {domain}": (RequestFilter(domain=domain), who.officer) for domain in RequestDomain},
+        **{f"regulation {law}": (RequestFilter(regulation=law), who.officer)
+           for law in (Regulation.GDPR, Regulation.CCPA, Regulation.NONE)},
+        "kind reinstate": (RequestFilter(kind=RequestKind.REINSTATE), who.officer),
+        "client_reference": (RequestFilter(client_reference=f"ref-{filled.rows // 3}"), who.officer),
+        "served_model": (RequestFilter(served_model="model-003"), who.officer),
+        "served_model, state": (RequestFilter(served_model="model-003", state=RequestState.QUEUED), who.officer),
+        "served_model, domain": (
+            RequestFilter(served_model="model-003", domain=RequestDomain.COPYRIGHT), who.officer),
+        "received between": (RequestFilter(
+            received_after=now - timedelta(days=200), received_before=now - timedelta(days=199)), who.officer),
+        "overdue": (RequestFilter(due_before=now), who.officer),
+        "due within 7 days": (RequestFilter(due_before=now + timedelta(days=7)), who.officer),
+        "overdue, served_model": (RequestFilter(due_before=now, served_model="model-019"), who.officer),
+        "owner": (everything, who.owner),
+        "owner, state": (RequestFilter(state=RequestState.NEEDS_ATTENTION), who.owner),
+        "owner, overdue": (RequestFilter(due_before=now), who.owner),
+        "owner, client_reference": (RequestFilter(client_reference=f"ref-{filled.rows // 3}"), who.owner),
+        "owner, served_model": (RequestFilter(served_model="model-003"), who.owner),
+    }  # fmt: skip
+    paths = {name: _browsing(asked, by, filled, None) for name, (asked, by) in wanted.items()}
+    return {
+        **paths,
+        "deep page by cursor": _browsing(everything, who.officer, filled, who.request_id),
+        "owner, deep page": _browsing(everything, who.owner, filled, who.request_id),
+        "status by id": lambda s: requests.read(s, who.request_id, who.officer, now, with_items=False),
+        "status by id, owner": lambda s: requests.read(s, who.own_request_id, who.owner, now, with_items=True),
+    }
+
+
+def _browsing(wanted: RequestFilter, who: Principal, filled: Filled, after: uuid.UUID | None) -> Path:
+    cursor = None if after is None else cursor_of(after)
+    return lambda s: requests.browse(s, dataclasses.replace(wanted), who, filled.now, cursor=cursor, limit=LIMIT)
+
+
+def planning(filled: Filled, who: Known) -> dict[str, Path]:
+    """What the planner does: of all served models, and of one."""
+    now = filled.now
+    return {
+        "plan_batches": lambda s: batches.plan(s, now),
+        "preview": lambda s: batches.preview(s, "model-003", now),
+        "run now": lambda s: batches.run_now(s, "model-003", who.officer, now, include_attention=True),
+    }
+
+
+def others(filled: Filled, who: Known) -> dict[str, Path]:
+    """Everything else that is done often."""
+    now = filled.now
+    asked = RequestCreate.model_validate(
+        {"served_model": "model-003", "domain": "privacy", "forget": [question(1)], "retain": [question(2)]}
+    )
+    below, mine, all_ = 2**40, EventFilter(owner=who.owner.key_id), EventFilter()
+    behind = Position(10, filled.rows)
+    return {
+        "submit": lambda s: requests.submit(s, asked, who.owner, now, due_days=30),
+        "withdraw": lambda s: requests.withdraw(s, _pending_of(s), who.officer, now),
+        "forgotten_digests": lambda s: repository.forgotten_digests(s, who.model_id, who.digests),
+        "contents of many": lambda s: duplicates_repository.contents_of(s, [who.request_id]),
+        "duplicates": lambda s: repository.duplicates(s, who.request_id, RequestState.COUNTERED),
+        "opendsr": lambda s: opendsr.named(s, who.owner.key_id, "ref-17"),
+        "erasures in force": lambda s: s.execute(
+            batch_rows.erased_rows(who.model_id, RequestDomain.PRIVACY, [who.request_id], 64)).all(),
+        "jobs": lambda s: _jobs(s, who.officer, filled),
+        "jobs of an owner": lambda s: _jobs(s, who.owner, filled),
+        "jobs in a state": lambda s: _jobs(s, who.officer, filled, state=JobState.QUEUED),
+        "jobs of a model": lambda s: _jobs(s, who.officer, filled, served_model="model-003"),
+        "job by id": lambda s: jobs.read(s, who.job_id, who.officer, now),
+        "claimable": lambda s: jobs.claimable(s, now, 2**40),
+        "members": lambda s: job_rows.members(s, job_rows.locked(s, who.job_id)),  # type: ignore[arg-type]
+        "sweep": lambda s: jobs.sweep(s, now),
+        "report": lambda s: report_rows.of_job(s, who.job_id),
+        "events, from the start": lambda s: events.page(s, all_, START, LIMIT),
+        "events, newest": lambda s: events.page(s, all_, events.head(s), LIMIT),
+        "events of an owner, from the start": lambda s: events.page(s, mine, START, LIMIT),
+        "events of an owner, middle": lambda s: events.page(s, mine, behind, LIMIT),
+        "events of an owner, newest": lambda s: events.page(s, mine, events.head(s), LIMIT),
+        "events of a kind": lambda s: events.page(s, EventFilter(kinds=("job.failed",)), START, LIMIT),
+        "events of a model": lambda s: events.page(s, EventFilter(served_model="model-019"), START, LIMIT),
+        "events of a request": lambda s: events.page(s, EventFilter(request_id=who.request_id), START, LIMIT),
+        "events of a job": lambda s: events.page(s, EventFilter(job_id=who.job_id), START, LIMIT),
+        "news": lambda s: event_rows.touched(s, events.head(s), below=below),
+        "restored": event_rows.last_restored,
+        "fan out": lambda s: fan.fan_out(s, now),
+        "webhook claim": lambda s: webhook_rows.due(s, now, busy=[], per_webhook=4, limit=100),
+        "deliveries": lambda s: webhook_rows.deliveries(s, who.webhook_id, state=None, before=None, limit=LIMIT),
+        "dead deliveries": lambda s: webhook_rows.deliveries(
+            s, who.webhook_id, state=DeliveryState.DEAD, before=None, limit=LIMIT),
+        "any pending": lambda s: webhook_rows.any_pending(s, who.webhook_id),
+        "idempotency expiry": lambda s: idempotency.purge(s, now),
+        "imports": lambda s: imports.browse(s, who.officer, cursor=None, limit=LIMIT),
+        "imports of an owner": lambda s: imports.browse(s, who.owner, cursor=None, limit=LIMIT),
+        "open imports": import_rows.open_imports,
+        "imports at work": lambda s: import_rows.at_work(s, now),
+        "in attention": lambda s: batch_rows.in_attention(s, who.model_id, 500),
+    }  # fmt: skip
+
+
+def _pending_of(session: Session) -> uuid.UUID:
+    return session.execute(text("SELECT id FROM request WHERE state = 'queued' LIMIT 1")).scalar_one()
+
+
+def _jobs(session: Session, who: Principal, filled: Filled, **narrowed: Any) -> Any:
+    wanted = {"state": None, "served_model": None, **narrowed}
+    return jobs.browse(session, who, filled.now, cursor=None, limit=LIMIT, **wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a statement is carried out: what it costs by the planner's reckoning, and which tables it reads whole."""
+
+    statement: str
+    cost: float
+    whole: frozenset[str]
+    nodes: str
+
+
+@contextmanager
+def explained(connection: Connection, only: Callable[[str], bool] = lambda _: True) -> Iterator[list[Plan]]:
+    """Plans of all statements that are sent meanwhile, but for those of this module."""
+    plans: list[Plan] = []
+    cursor = connection.connection.cursor()
+
+    def note(_: Any, __: Any, statement: str, parameters: Any, ___: Any, many: bool) -> None:
+        if many or not re.match(r"\s*(SELECT|UPDATE|DELETE|INSERT|WITH)", statement) or not only(statement):
+            return
+        cursor.execute(f"EXPLAIN (FORMAT JSON) {statement}", parameters)
+        row = cursor.fetchone()
+        tree = row[0] if isinstance(row[0], list) else json.loads(row[0])
+        nodes = list(_nodes(tree[0]["Plan"]))
+        whole = {node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"}
+        shown = "; ".join(f"{n['Node Type']} {n.get('Index Name', n.get('Relation Name', ''))}" for n in nodes)
+        plans.append(Plan(" ".join(statement.split()), tree[0]["Plan"]["Total Cost"], frozenset(whole), shown))
+
+    event.listen(connection.engine, "before_cursor_execute", note)
+    try:
+        yield plans
+    finally:
+        event.remove(connection.engine, "before_cursor_execute", note)
+        cursor.close()
+
+
+def _nodes(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    yield plan
+    for below in plan.get("Plans", []):
+        yield from _nodes(below)

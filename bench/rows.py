@@ -1,0 +1,103 @@
+"""Lists, filters, status and planning with 10,000 and with 1,000,000 requests in the table, both in one run.
+
+    python bench/rows.py                        fills two databases, times every path in both, prints ratios and plans
+    python bench/rows.py --large 100000         a smaller run
+
+An embedded Postgres of its own in a temporary directory. Each path is walked in turn in both databases, so that a busy
+machine slows both; shown are medians in milliseconds. Beside them: every statement of the paths below whose plan reads
+a growing table from end to end. The planner's memory is this process's own peak.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from filling import GROWING, Filled, fill
+from hot_paths import Path as HotPath
+from hot_paths import explained, known, lists, others, planning
+from provenance import commit
+from sqlalchemy.orm import Session
+
+from app import schema
+from app.db import Database
+from app.embedded.postgres import EmbeddedPostgres
+
+BOUND = 2.0
+
+
+def seconds(filled: Filled, path: HotPath) -> float:
+    """One walk; nothing of it is kept."""
+    with Session(filled.db.engine) as session:
+        begun = time.perf_counter()
+        path(session)
+        taken = time.perf_counter() - begun
+        session.rollback()
+    return taken
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--small", type=int, default=10_000)
+    parser.add_argument("--large", type=int, default=1_000_000)
+    parser.add_argument("--repeat", type=int, default=11)
+    asked = parser.parse_args()
+    os.environ.setdefault("GRAIL_MASTER_SECRET", "a secret of benches and of nobody else at all")
+    print(f"commit {commit()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    with (
+        tempfile.TemporaryDirectory(prefix="grail-rows-") as place,
+        EmbeddedPostgres(Path(place) / "postgres", fsync=False) as postgres,
+    ):
+        sides = [_filled(postgres, Path(place), rows) for rows in (asked.small, asked.large)]
+        compare(sides, asked.repeat)
+        read_whole(sides[1])
+
+
+def compare(sides: list[Filled], repeat: int) -> None:
+    """The table of medians."""
+    who = [known(side) for side in sides]
+    timed = [{**lists(side, one), **planning(side, one)} for side, one in zip(sides, who, strict=True)]
+    print(f"{'path':34s} {sides[0].rows:>10,} {sides[1].rows:>10,}   ratio")
+    for name in timed[0]:
+        taken: tuple[list[float], list[float]] = ([], [])
+        for _ in range(repeat):
+            for side, paths, into in zip(sides, timed, taken, strict=True):
+                into.append(seconds(side, paths[name]))
+        small, large = (statistics.median(each) * 1000 for each in taken)
+        mark = "" if large <= BOUND * small else "  above the bound"
+        print(f"{name:34s} {small:10.1f} {large:10.1f} {large / small:7.2f}{mark}", flush=True)
+    print(f"peak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
+
+
+def read_whole(large: Filled) -> None:
+    """Statements that read a growing table from end to end."""
+    who, asked, found = known(large), 0, 0
+    for name, path in {**lists(large, who), **planning(large, who), **others(large, who)}.items():
+        with Session(large.db.engine) as session:
+            with explained(session.connection()) as plans:
+                path(session)
+            session.rollback()
+        asked += len(plans)
+        for plan in plans:
+            if plan.whole & set(GROWING):
+                found += 1
+                print(f"reads {', '.join(sorted(plan.whole & set(GROWING)))} whole: {name}: {plan.statement[:200]}")
+    print(f"{asked} statements explained, {found} read a growing table whole")
+
+
+def _filled(postgres: EmbeddedPostgres, place: Path, rows: int) -> Filled:
+    name, begun = f"rows_{rows}", time.perf_counter()
+    postgres.create_database(name)
+    schema.upgrade(postgres.url(name))
+    made = fill(Database(postgres.url(name)), rows, place / "models")
+    print(f"{rows:,} requests filled in {time.perf_counter() - begun:.0f} s", flush=True)
+    return made
+
+
+if __name__ == "__main__":
+    main()
