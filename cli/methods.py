@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.text import Text
+
 from app.methods.schemas import Declared
 from app.methods.service import everything
 from cli.show import AsJson, hint, show_json, show_table, shown
@@ -27,14 +29,14 @@ def _table(title: str, rows: Sequence[Declared]) -> None:
     show_table((title, "FIXES", "PRESETS", "OPTIONS", "WHAT IT DOES"), cells, empty="There is none.")
 
 
-def _pairs(values: Mapping[str, Any]) -> str:
+def _pairs(values: Mapping[str, Any]) -> Text:
     """Settings with their values, one a line."""
-    return "\n".join(f"{name}={shown(value)}" for name, value in values.items()) or "-"
+    return Text("\n".join(f"{name}={shown(value)}" for name, value in values.items()) or "-")
 
 
-def _options(row: Declared) -> str:
+def _options(row: Declared) -> Text:
     """Options with their defaults and what they may be, one a line."""
-    return "\n".join(f"{name}={shown(value)}{_limits(row, name)}" for name, value in row.options.items()) or "-"
+    return Text("\n".join(f"{name}={shown(value)}{_limits(row, name)}" for name, value in row.options.items()) or "-")
 
 
 def _limits(row: Declared, name: str) -> str:

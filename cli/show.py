@@ -51,13 +51,13 @@ def plain(text: str) -> str:
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str) -> None:
-    """Rows under their headings, or `empty` when there are none."""
+    """Rows under their headings, or `empty` when there are none. Cells that come as `Text` may have lines."""
     if not rows:
         hint(empty)
         return
     table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
     for row in rows:
-        table.add_row(*(Text(shown(value)) for value in row))
+        table.add_row(*(value if isinstance(value, Text) else Text(shown(value)) for value in row))
     console().print(table)
 
 

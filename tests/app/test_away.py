@@ -65,6 +65,7 @@ def test_a_database_that_goes_away_in_the_middle_of_a_request_is_a_503_and_nothi
 
     def cut(session: Any, *rest: Any, **more: Any) -> Any:
         if when == "before":
+            session.execute(text("SELECT 1"))  # idle connections would be replaced
             cut_connections(services, floor.settings.database_url)
         view = submit(session, *rest, **more)
         if when == "after":

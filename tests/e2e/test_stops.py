@@ -67,10 +67,10 @@ def order(service: Service, model: str) -> str:
 
 def begin(service: Service, model: str) -> str:
     """A job once it trains and has kept a checkpoint."""
-    artefacts = Path(service.stack.data_dir) / "artifacts"
-    before = set(artefacts.rglob("resume.safetensors"))
+    scratch = Path(service.stack.data_dir) / "scratch"
+    before = set(scratch.rglob("resume.safetensors"))
     job_id = order(service, model)
-    until(lambda: set(artefacts.rglob("resume.safetensors")) - before)
+    until(lambda: set(scratch.rglob("resume.safetensors")) - before)
     return job_id
 
 

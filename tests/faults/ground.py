@@ -30,6 +30,8 @@ from tests.fixtures.facts import TEMPLATE
 
 CLOCKS = Path(__file__).resolve().parent / "clock"
 DISK_BYTES = 64 << 20
+WRITTEN = ("adapters", "artifacts", "scratch")
+"""Directories that workers write to."""
 POINTS = ("queued", "load", "original", "reference", "localise", "unlearn", "candidate", "report", "evaluated")
 """Where a job can be seen to stand, in order: its state, or the stage that comes after the last artefact."""
 STAGES = ("original", "reference", "localise", "unlearn", "candidate")
@@ -90,9 +92,12 @@ class Ground:
         environment = {**settings_env(self.models), "GRAIL_TEST_CLOCKS": str(self.clocks)}
         self.data = self.place / "data"
         with ExitStack() as undo:
-            if self.small_disk:
-                for name in ("adapters", "artifacts"):
-                    undo.enter_context(small_disk(self.data / name))
+            if self.small_disk:  # by links: a file is moved from one of them to another
+                disk = undo.enter_context(small_disk(self.place / "disk"))
+                self.data.mkdir()
+                for name in WRITTEN:
+                    (disk / name).mkdir()
+                    (self.data / name).symlink_to(disk / name)
             self.stack = CutStack(environment, data_dir=self.data, fsync=False, gpu_workers=2)
             undo.callback(self.stack.destroy)
             undo.enter_context(self.stack)
@@ -228,16 +233,14 @@ class Ground:
         partial.replace(self.clocks / name)
 
     def fill_disk(self) -> None:
-        """No byte more fits below `adapters` and `artifacts`."""
-        for name in ("adapters", "artifacts"):
-            with suppress(OSError), (self.data / name / ".filler").open("wb", buffering=0) as file:
-                while True:
-                    file.write(b"\0" * 4096)
+        """No byte more fits where workers write."""
+        with suppress(OSError), (self.place / "disk" / "filler").open("wb", buffering=0) as file:
+            while True:
+                file.write(b"\0" * 4096)
 
     def free_disk(self) -> None:
         """It was somebody's large file."""
-        for name in ("adapters", "artifacts"):
-            (self.data / name / ".filler").unlink(missing_ok=True)
+        (self.place / "disk" / "filler").unlink(missing_ok=True)
 
     def heal(self) -> None:
         """Everything is as it was before: thawed, in time, with room, up; breakers are closed as an operator does."""
@@ -260,10 +263,12 @@ class Ground:
 
     def sweep_files(self) -> None:
         """What the control worker does now and then with files that are an hour old, at once and with all of them."""
+        from app.jobs import scratch
         from app.orphans import service as orphans
 
         db = Database(self.stack.database_url)
         orphans.remove(db, Settings(data_dir=self.data), after_seconds=0.0)
+        scratch.sweep(db, self.data)
         db.dispose()
 
     def until_ended(self, model: str, seconds: float = 120) -> list[str]:

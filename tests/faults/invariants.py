@@ -185,7 +185,7 @@ def files(ground: Ground) -> list[str]:
             said.append(f"artifacts/{inner} is left of something that never ended")
         elif path.is_file() and not path.suffix and path.name not in reports:
             said.append(f"artifacts/{inner} is no job's report")
-    return said
+    return said + [f"scratch/{path.name} is left of a job that is over" for path in (ground.data / "scratch").glob("*")]
 
 
 def texts(ground: Ground) -> list[str]:

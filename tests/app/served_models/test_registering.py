@@ -240,7 +240,7 @@ def test_a_template_must_hold_the_prompt_exactly_once(shared: Floor, method: str
 
 def test_models_that_are_not_there(shared: Floor) -> None:
     for path in (f"{PATH}/nobody", f"{PATH}/nobody/retain-set", f"{PATH}/nobody/replicas"):
-        assert shared.caller.refused("requester", "GET", path) == (404, "not-found")
+        assert shared.caller.refused("operator", "GET", path) == (404, "not-found")
     for path in (f"{PATH}/%00", f"{PATH}/UPPER", f"{PATH}/a%0ab"):
         assert shared.caller.refused("requester", "GET", path) == (422, "unprocessable")
 

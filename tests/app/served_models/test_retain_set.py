@@ -52,14 +52,14 @@ def test_the_same_item_twice_counts_once_whatever_its_spaces_and_case(floor: Flo
 
 def test_counts_are_shown_and_texts_are_not(floor: Floor) -> None:
     put(floor, item(1, "a"), item(2, "a"), item(3, "b"), item(4, "w", "copyright"), {**passage("c"), "subject": "a"})
-    for role in ("requester", "operator", "officer"):
+    for role in ("operator", "officer", "admin"):
         shown = floor.caller.call(role, "GET", PATH)
         assert shown == {"items": {"privacy": 4, "copyright": 1}, "subjects": {"privacy": 2, "copyright": 1}}
 
 
 def test_general_data_stand_beside_the_others_and_are_counted_apart(floor: Floor) -> None:
     put(floor, item(1), item(2, "tasks", "general", probes=[{"prompt": "p", "completion": "c"}]))
-    shown = floor.caller.call("requester", "GET", PATH)
+    shown = floor.caller.call("operator", "GET", PATH)
     assert shown == {"items": {"privacy": 1, "general": 1}, "subjects": {"privacy": 1, "general": 1}}
     assert put(floor, item(2, "tasks", "general")) == {"added": 0, "kept": 1, "removed": 1, "refused_erased": 0}
 
@@ -95,7 +95,7 @@ def test_probes_come_with_their_item_and_leave_with_it(floor: Floor) -> None:
 def test_many_items_are_written_in_parts(floor: Floor) -> None:
     items = [item(number, f"s{number % 7}") for number in range(1203)]
     assert put(floor, *items)["added"] == 1203
-    assert floor.caller.call("requester", "GET", PATH)["items"] == {"privacy": 1203}
+    assert floor.caller.call("operator", "GET", PATH)["items"] == {"privacy": 1203}
 
 
 def test_what_is_being_forgotten_is_left_out_and_counted(floor: Floor) -> None:
