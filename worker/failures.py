@@ -7,6 +7,7 @@ line are told.
 from __future__ import annotations
 
 import errno
+import re
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -124,8 +125,7 @@ def _by_kind(error: BaseException) -> Failure | None:
         if isinstance(error, classes):
             return Failure(kind, _words(slug, title, str(error), mend))
     if isinstance(error, SafetensorError):
-        cut = "a safetensors file is cut off or malformed"
-        return Failure(_Kind.OPERATOR, _words("broken-weights", "A weights file is damaged", cut, _BACKUP))
+        return _of_weights(error)
     if isinstance(error, OperationalError | InterfaceError):  # a deadlock, a lock timeout, a cut connection
         words = _words("unavailable", "The database does not answer", type(error).__name__, _AWAY)
         return Failure(_Kind.TRANSIENT, words)
@@ -135,6 +135,14 @@ def _by_kind(error: BaseException) -> Failure | None:
 def _told(error: BaseException) -> str:
     """Our own words; the allocator's name addresses and programs."""
     return str(error) if isinstance(error, MemoryExhausted) else ""
+
+
+def _of_weights(error: SafetensorError) -> Failure:
+    """A file that is damaged, or what the system said: the library keeps its number in its words alone."""
+    if number := re.search(r"\(os error (\d+)\)", str(error)):
+        return _of_system(OSError(int(number[1]), ""))
+    cut = "a safetensors file is cut off or malformed"
+    return Failure(_Kind.OPERATOR, _words("broken-weights", "A weights file is damaged", cut, _BACKUP))
 
 
 def _of_system(error: OSError) -> Failure:

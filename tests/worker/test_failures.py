@@ -55,6 +55,8 @@ KINDS: list[tuple[BaseException, str, FailureKind]] = [
     (NotPerExample("gate_proj sees no sequences"), "adapter-not-localisable", FailureKind.SETTINGS),
     (NoRetainData("no retain example"), "no-retain-data", FailureKind.SETTINGS),
     (SafetensorError(f"Error while deserializing {SECRET}"), "broken-weights", FailureKind.OPERATOR),
+    (SafetensorError(f"I/O error: {SECRET} (os error 28)"), "storage-full", FailureKind.OPERATOR),
+    (SafetensorError(f"I/O error: {SECRET} (os error 116)"), "files-away", FailureKind.TRANSIENT),
     (OSError(errno.ENOSPC, SECRET), "storage-full", FailureKind.OPERATOR),
     (OSError(errno.EDQUOT, SECRET), "storage-full", FailureKind.OPERATOR),
     (OSError(errno.ESTALE, SECRET), "files-away", FailureKind.TRANSIENT),
