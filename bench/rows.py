@@ -2,6 +2,7 @@
 
     python bench/rows.py                        fills two databases, times every path in both, prints ratios and plans
     python bench/rows.py --large 100000         a smaller run
+    python bench/rows.py --pending 100000       plans that many pending requests, beside planning a thousand
 
 An embedded Postgres of its own in a temporary directory. Each path is walked in turn in both databases, so that a busy
 machine slows both; shown are medians in milliseconds. Beside them: every statement of the paths below whose plan reads
@@ -14,19 +15,27 @@ import argparse
 import os
 import resource
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from filling import GROWING, Filled, fill
 from hot_paths import Path as HotPath
 from hot_paths import explained, known, lists, others, planning
 from provenance import commit
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from app import schema
-from app.db import Database
+from app.batches import service as batches
+from app.db import Database, clock, transaction
 from app.embedded.postgres import EmbeddedPostgres
+from app.embedded.valkey import EmbeddedValkey
+from app.lifecycle import RequestState
+from app.tables import Request
 
 BOUND = 2.0
 
@@ -46,13 +55,19 @@ def main() -> None:
     parser.add_argument("--small", type=int, default=10_000)
     parser.add_argument("--large", type=int, default=1_000_000)
     parser.add_argument("--repeat", type=int, default=11)
+    parser.add_argument("--pending", type=int, help="time the planner with so many pending requests and nothing else")
     asked = parser.parse_args()
     os.environ.setdefault("GRAIL_MASTER_SECRET", "a secret of benches and of nobody else at all")
     print(f"commit {commit()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     with (
         tempfile.TemporaryDirectory(prefix="grail-rows-") as place,
         EmbeddedPostgres(Path(place) / "postgres", fsync=False) as postgres,
+        EmbeddedValkey(Path(place) / "valkey") as valkey,
     ):
+        os.environ["GRAIL_BROKER_URL"] = valkey.url()
+        if asked.pending:
+            plan_pending(_filled(postgres, Path(place), asked.pending))
+            return
         sides = [_filled(postgres, Path(place), rows) for rows in (asked.small, asked.large)]
         compare(sides, asked.repeat)
         read_whole(sides[1])
@@ -72,6 +87,50 @@ def compare(sides: list[Filled], repeat: int) -> None:
         mark = "" if large <= BOUND * small else "  above the bound"
         print(f"{name:34s} {small:10.1f} {large:10.1f} {large / small:7.2f}{mark}", flush=True)
     print(f"peak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
+
+
+PENDING = """
+UPDATE request SET state = CAST(:state AS request_state), completed_at = NULL, hold_kind = NULL, held_since = NULL,
+                   held_from = NULL, hold_reason = NULL, refusal_reason = NULL;
+DELETE FROM job WHERE created_at >= CAST(:now AS timestamptz);
+UPDATE served_model SET policy = policy || '{"max_requests_per_batch": 256}'
+"""
+
+
+def plan_pending(filled: Filled) -> None:
+    """Passes of the planner over all served models, each model in a transaction of its own as in the control worker:
+    with every request queued (one batch a model is made), and with every request received (they are acknowledged)."""
+    for state in (RequestState.QUEUED, RequestState.RECEIVED):
+        with transaction(filled.db) as session:
+            session.execute(text("SET LOCAL session_replication_role = replica"))
+            for statement in PENDING.split(";\n"):
+                values = {"state": state, "now": filled.now}
+                session.execute(text(statement), {name: at for name, at in values.items() if f":{name}" in statement})
+        with filled.db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("VACUUM ANALYZE request"))
+        passes = [_pass(filled)]
+        while state is RequestState.RECEIVED and passes[-1][2]:
+            passes.append(_pass(filled))
+        taken = [seconds for seconds, _, _ in passes]
+        made = sum(jobs for _, jobs, _ in passes)
+        print(
+            f"{filled.rows:,} requests {state}: {len(passes)} passes, together {sum(taken):.2f} s, the longest "
+            f"{max(taken):.2f} s, {made} batches made", flush=True,
+        )  # fmt: skip
+
+
+def _pass(filled: Filled) -> tuple[float, int, int]:
+    """Seconds, batches made, and how many requests are still only received."""
+    begun, made = time.perf_counter(), 0
+    with transaction(filled.db) as session:
+        models = batches.models_to_plan(session)
+    for model_id in models:
+        with transaction(filled.db) as session:
+            made += batches.plan_model(session, model_id, clock(session)) is not None
+    taken = time.perf_counter() - begun
+    with Session(filled.db.engine) as session:
+        left = session.scalar(select(func.count()).where(Request.state == RequestState.RECEIVED)) or 0
+    return taken, made, left
 
 
 def read_whole(large: Filled) -> None:
