@@ -41,8 +41,8 @@ os.environ.setdefault("GRAIL_MASTER_SECRET", "a secret of benches and of nobody 
 from provenance import commit  # noqa: E402
 
 from tests.faults import invariants  # noqa: E402  the path is set above
+from tests.faults.callers import Load  # noqa: E402
 from tests.faults.ground import LEASE_SECONDS, POINTS, Ground, may_mount  # noqa: E402
-from tests.faults.load import Load  # noqa: E402
 
 RESULTS = ROOT / "docs" / "chaos.jsonl"
 PROCESSES = ("gpu", "gpu-2", "control", "api", "beat", "postgres", "valkey")

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from typing import Any
 
 import httpx
@@ -41,16 +43,18 @@ def api(secret: str) -> Iterator[str]:
 
 
 def test_a_repeated_call_is_known_at_each_step_of_the_change(floor: Floor) -> None:
-    steps = [(OLD, f"{OLD},{NEW}"), (f"{OLD},{NEW}", f"{NEW},{OLD}"), (f"{NEW},{OLD}", NEW)]
-    for number, (before, after) in enumerate(steps, 1):
-        with api(before) as first, api(after) as second:
+    """Two of the four processes are at work at each step: the one before it and the one after."""
+    secrets = (OLD, f"{OLD},{NEW}", f"{NEW},{OLD}", NEW)
+    with ExitStack() as undo, ThreadPoolExecutor() as pool:
+        running = list(pool.map(lambda secret: undo.enter_context(api(secret)), secrets))
+        for number, (first, second) in enumerate(pairwise(running), 1):
             begun = [post(floor, where, n) for n, where in enumerate((first, second), 10 * number)]
             again = [post(floor, where, n) for n, where in enumerate((second, first), 10 * number)]
             assert [answer.status_code for answer in begun] == [202, 202]
-            if after == NEW:
+            if second == running[-1]:
                 assert again[1].json()["id"] == begun[1].json()["id"], "the old process knows what the new one signs"
             else:
-                assert [a.json()["id"] for a in again] == [a.json()["id"] for a in begun], before
+                assert [a.json()["id"] for a in again] == [a.json()["id"] for a in begun], number
 
 
 def post(floor: Floor, where: str, number: int) -> Any:

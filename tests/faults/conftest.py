@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from tests.faults import invariants
+from tests.faults.callers import Load
 from tests.faults.ground import Ground, may_mount
-from tests.faults.load import Load
 from tests.fixtures.facts import taught_adapter
 from tests.fixtures.tiny_model import tiny_base
 
@@ -49,11 +49,16 @@ class Case:
         """Mended and at rest, nothing is lost, and nothing is there twice."""
         self.load.end()
         self.ground.heal()
-        assert self.ground.until_ended(self.model) == []
+        self.ends()
         self.ground.sweep_files()
         assert not self.load.strange
         assert sorted(self.load.accepted) == sorted(self.load.tried)
         assert invariants.broken(self.ground, self.model, self.load.accepted, self.load.tried) == []
+
+    def ends(self) -> None:
+        """Everything of the model comes to its end."""
+        still = self.ground.until_ended(self.model)
+        assert not still, " | ".join(still)
 
     def job(self) -> dict[str, object]:
         """The newest job's row."""

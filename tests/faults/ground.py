@@ -268,7 +268,9 @@ class Ground:
 
         db = Database(self.stack.database_url)
         orphans.remove(db, Settings(data_dir=self.data), after_seconds=0.0)
-        scratch.sweep(db, self.data)
+        deadline = time.monotonic() + 15  # a worker that lost its lease leaves once it has seen that
+        while scratch.sweep(db, self.data) or (any((self.data / "scratch").glob("*")) and time.monotonic() < deadline):
+            time.sleep(0.1)
         db.dispose()
 
     def until_ended(self, model: str, seconds: float = 120) -> list[str]:
@@ -277,18 +279,32 @@ class Ground:
         while True:
             self.close_breakers()
             still = [
-                f"{row['what']} {row['id']} is {row['state']}" for row in self.rows(OPEN, model, model)
+                f"{row['what']} {row['id']} is {row['state']}{row['more']}" for row in self.rows(OPEN, model, model)
             ]
-            if not still or time.monotonic() > deadline:
-                return still
+            if not still:
+                return []
+            if time.monotonic() > deadline:
+                return [*still, *self.last_words()]
             time.sleep(0.1)
+
+    def last_words(self) -> list[str]:
+        """What each process last logged that was more than a round of its work, for whoever reads why a test failed."""
+        said = []
+        for name in self.stack.processes:
+            lines = (self.stack.logs / f"{name}.log").read_text(encoding="utf-8", errors="replace").splitlines()
+            telling = [line for line in lines if '"event": "Task ' not in line and "Scheduler: " not in line]
+            said.append(f"{name}: {(lines or [''])[-1][-130:]} ... {(telling or [''])[-1][-300:]}")
+        return said
 
 
 OPEN = """
-SELECT 'request' AS what, r.id, r.state::text FROM request r JOIN served_model m ON m.id = r.served_model_id
+SELECT 'request' AS what, r.id, r.state::text, '' AS more FROM request r JOIN served_model m ON m.id = r.served_model_id
 WHERE m.name = %s AND r.completed_at IS NULL
 UNION ALL
-SELECT 'job', j.id, j.state::text FROM job j JOIN served_model m ON m.id = j.served_model_id
+SELECT 'job', j.id, j.state::text,
+       concat(' by ', j.lease_owner, ' until ', j.lease_until, ', not before ', j.not_before, ', attempt ', j.attempts,
+              ', put off ', j.put_off, ', needs ', j.needed_bytes, '; it is ', clock_timestamp())
+FROM job j JOIN served_model m ON m.id = j.served_model_id
 WHERE m.name = %s AND j.finished_at IS NULL
 """
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from app.adapters.files import VersionDamaged, verify_version
 from app.lifecycle import JOB_MOVES, REQUEST_MOVES, JobState, RequestState
+from tests.faults.callers import CANARY
 from tests.faults.ground import Ground
-from tests.faults.load import CANARY
 
 STAYS = {
     "job.claimed", "request.extended", "request.reinstatement_asked", "request.linked", "request.validated",
