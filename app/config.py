@@ -72,6 +72,10 @@ class Settings(BaseSettings):
         [5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 23_100.0], description="Waits between attempts: a day in all."
     )
     webhook_disable_days: float = Field(5.0, gt=0)
+    keep_events_days: float = Field(90.0, ge=1, description="Longer than anybody who follows may be away.")
+    keep_deliveries_days: float = Field(30.0, ge=2, description="Of webhooks, once delivered or given up.")
+    keep_answers_days: float = Field(1.0, ge=1, le=30, description="Under an Idempotency-Key.")
+    keep_faults_days: float = Field(30.0, ge=1, description="Files that say which rows of an import were wrong.")
     webhook_private_networks: list[IPvAnyNetwork] = Field(
         default_factory=list, description="Private ranges that webhooks may lead to; with loopback also by http."
     )

@@ -32,10 +32,11 @@ from app.jobs import service as jobs
 from app.lifecycle import JobState, RequestState
 from app.opendsr import repository as opendsr
 from app.reports import repository as report_rows
-from app.requests import duplicates_repository, repository
+from app.requests import blanking_repository, duplicates_repository, repository
 from app.requests import service as requests
 from app.requests.cursors import cursor_of
 from app.requests.schemas import RequestCreate, RequestFilter
+from app.retention import repository as retention
 from app.tables import DeliveryState, Regulation, RequestDomain, RequestKind
 from app.webhooks import fan
 from app.webhooks import repository as webhook_rows
@@ -171,6 +172,11 @@ def others(filled: Filled, who: Known) -> dict[str, Path]:
         "events of a job": lambda s: events.page(s, EventFilter(job_id=who.job_id), START, LIMIT),
         "news": lambda s: event_rows.touched(s, events.head(s), below=below),
         "restored": event_rows.last_restored,
+        "remove events": lambda s: retention.remove_events(s, now - timedelta(days=90), 2000),
+        "remove deliveries": lambda s: retention.remove_deliveries(s, now - timedelta(days=30), 2000),
+        "remove faults": lambda s: retention.forget_faults(s, now - timedelta(days=30), now, 2000),
+        "blank works": lambda s: blanking_repository.over(s, now, 20),
+        "place of the slowest webhook": webhook_rows.slowest,
         "fan out": lambda s: fan.fan_out(s, now),
         "webhook claim": lambda s: webhook_rows.due(s, now, busy=[], per_webhook=4, limit=100),
         "deliveries": lambda s: webhook_rows.deliveries(s, who.webhook_id, state=None, before=None, limit=LIMIT),

@@ -32,7 +32,7 @@ from app.idempotency.errors import KeyReused, StillAtWork
 from app.idempotency.service import Told, answer_once
 from app.ids import new_id
 from app.imports import service, spool
-from app.imports.errors import NoFaultsYet, WrongForm
+from app.imports.errors import FaultsRemoved, NoFaultsYet, WrongForm
 from app.imports.schemas import ImportPage, ImportView
 from app.imports.spool import Upload
 from app.requests.errors import BadCursor
@@ -184,7 +184,9 @@ def read(import_id: uuid.UUID, session: DbSession, who: Who) -> ImportView:
             "description": "JSONL: `line`, `field` and `problem` of each fault; empty when there is none",
             "content": {JSONL: {"schema": {"type": "string"}}},
         },
-        **problem_responses(Unauthorised, NotFound, NoFaultsYet, Unprocessable, BlobDamaged, Unavailable),
+        **problem_responses(
+            Unauthorised, NotFound, NoFaultsYet, FaultsRemoved, Unprocessable, BlobDamaged, Unavailable
+        ),
     },
 )
 def errors(import_id: uuid.UUID, request: Request, session: DbSession, who: Who) -> Response:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.errors import NotFound, UnsupportedMediaType
+from app.errors import Gone, NotFound, UnsupportedMediaType
 
 
 class WrongForm(UnsupportedMediaType):
@@ -22,6 +22,14 @@ class NoFaultsYet(NotFound):
     type = "no-faults-yet"
     title = "The import has not ended: which rows are wrong is not known yet"
     mend = "Read the import until its state is `imported`, `refused` or `failed`."
+
+
+class FaultsRemoved(Gone):
+    """They are older than they are kept."""
+
+    type = "faults-removed"
+    title = "Which rows were wrong is not kept any more"
+    mend = "Import the file once more: rows that were imported are linked to the requests that are still open."
 
 
 class LeaseLost(Exception):

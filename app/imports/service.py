@@ -18,7 +18,7 @@ from app.auth import Principal
 from app.config import load_settings
 from app.errors import NotFound
 from app.imports import repository, spool
-from app.imports.errors import LeaseLost, NoFaultsYet
+from app.imports.errors import FaultsRemoved, LeaseLost, NoFaultsYet
 from app.imports.schemas import ImportPage, ImportView
 from app.imports.spool import Upload
 from app.jobs.service import is_due
@@ -94,10 +94,12 @@ def browse(session: Session, who: Principal, *, cursor: str | None, limit: int) 
 
 
 def faults(session: Session, import_id: uuid.UUID, who: Principal, store: FileStore) -> Path | None:
-    """The file of faults; None when there are none. Raises NotFound, NoFaultsYet, BlobDamaged."""
+    """The file of faults; None when there are none. Raises NotFound, NoFaultsYet, FaultsRemoved, BlobDamaged."""
     row = _visible(session, import_id, who)
     if row.finished_at is None:
         raise NoFaultsYet
+    if row.errors_removed_at is not None:
+        raise FaultsRemoved
     return None if row.errors_digest is None else store.checked(row.errors_digest)
 
 
