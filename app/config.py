@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     max_retain_set_items: int = Field(20_000, gt=0)
     max_import_bytes: int = Field(256 * 1024 * 1024, gt=0)
     max_import_rows: int = Field(100_000, gt=0)
+    imports_per_key: int = Field(5, gt=0, description="That have not ended: each keeps its file on the disk.")
     page_limit_max: int = Field(200, gt=0)
 
     request_due_days: int = Field(30, gt=0)

@@ -32,7 +32,7 @@ from app.jobs import service as jobs
 from app.lifecycle import JobState, RequestState
 from app.opendsr import repository as opendsr
 from app.reports import repository as report_rows
-from app.requests import blanking_repository, duplicates_repository, repository
+from app.requests import blanking_repository, repository
 from app.requests import service as requests
 from app.requests.cursors import cursor_of
 from app.requests.schemas import RequestCreate, RequestFilter
@@ -147,7 +147,6 @@ def others(filled: Filled, who: Known) -> dict[str, Path]:
         "submit": lambda s: requests.submit(s, asked, who.owner, now, due_days=30),
         "withdraw": lambda s: requests.withdraw(s, _pending_of(s), who.officer, now),
         "forgotten_digests": lambda s: repository.forgotten_digests(s, who.model_id, who.digests),
-        "contents of many": lambda s: duplicates_repository.contents_of(s, [who.request_id]),
         "duplicates": lambda s: repository.duplicates(s, who.request_id, RequestState.COUNTERED),
         "opendsr": lambda s: opendsr.named(s, who.owner.key_id, "ref-17"),
         "erasures in force": lambda s: s.execute(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from app.errors import Gone, NotFound, UnsupportedMediaType
+from typing import ClassVar
+
+from app.errors import Gone, NotFound, ServiceError, UnsupportedMediaType
 
 
 class WrongForm(UnsupportedMediaType):
@@ -30,6 +32,14 @@ class FaultsRemoved(Gone):
     type = "faults-removed"
     title = "Which rows were wrong is not kept any more"
     mend = "Import the file once more: rows that were imported are linked to the requests that are still open."
+
+
+class TooManyImports(ServiceError):
+    """429."""
+
+    status, type, title = 429, "too-many-imports", "This key has as many imports open as it may"
+    mend = "Send the file again once one of them has ended: GET /v1/imports lists them."
+    headers: ClassVar[dict[str, str]] = {"Retry-After": "30"}
 
 
 class LeaseLost(Exception):
