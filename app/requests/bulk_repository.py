@@ -27,7 +27,8 @@ WITH mine AS (
 ), open AS (
     SELECT id, fingerprint FROM request
     WHERE created_by = %(key)s AND fingerprint IN (SELECT fingerprint FROM mine) AND served_model_id = %(model)s
-        AND completed_at IS NULL AND state <> 'linked' AND kind = 'erase' AND id NOT IN (SELECT id FROM arrival)
+        AND completed_at IS NULL AND state <> 'linked' AND kind = 'erase'
+        AND NOT EXISTS (SELECT FROM arrival WHERE arrival.id = request.id)
     ORDER BY id
     FOR NO KEY UPDATE
 ), firsts AS (
@@ -45,7 +46,7 @@ WHERE request.id = arrival.id AND arrival.first_id IS NOT NULL
 """
 LAY_TO_REST = """
 UPDATE example SET standing = false FROM arrival
-WHERE example.request_id = arrival.id AND arrival.first_id IS NOT NULL AND example.standing
+WHERE example.request_id = arrival.id AND arrival.first_id IS NOT NULL AND coalesce(example.standing, false)
 """
 LINKED = """
 SELECT position, id, first_id, served_model_id FROM arrival
@@ -58,18 +59,22 @@ WITH forgets AS (
     WHERE arrival.served_model_id = %(model)s AND segment = 'forget' AND role IN ('item', 'paraphrase')
 ), touched AS (
     SELECT example.id, example.content_digest FROM arrival JOIN example ON example.request_id = arrival.id
-    WHERE arrival.served_model_id = %(model)s AND example.standing
+    WHERE arrival.served_model_id = %(model)s AND coalesce(example.standing, false)
     UNION
-    SELECT example.id, example.content_digest FROM forgets JOIN example USING (content_digest)
-    WHERE example.served_model_id = %(model)s AND example.standing
+    SELECT existing.id, content_digest FROM forgets CROSS JOIN LATERAL (
+        SELECT id FROM example
+        WHERE served_model_id = %(model)s AND content_digest = forgets.content_digest AND coalesce(standing, false)
+        OFFSET 0
+    ) existing
 ), erasers AS (
-    SELECT DISTINCT ON (example.content_digest) example.content_digest, example.request_id
-    FROM (SELECT DISTINCT content_digest FROM touched) standing
-    JOIN example USING (content_digest)
-    JOIN request ON request.id = example.request_id
-    WHERE example.served_model_id = %(model)s AND segment = 'forget' AND role IN ('item', 'paraphrase')
-        AND request.state::text <> ALL(%(not_active)s)
-    ORDER BY example.content_digest, example.request_id
+    SELECT content_digest, first.request_id FROM (SELECT DISTINCT content_digest FROM touched) standing
+    CROSS JOIN LATERAL (
+        SELECT example.request_id FROM example JOIN request ON request.id = example.request_id
+        WHERE example.served_model_id = %(model)s AND example.content_digest = standing.content_digest
+            AND segment = 'forget' AND role IN ('item', 'paraphrase') AND request.state::text <> ALL(%(not_active)s)
+        ORDER BY example.request_id
+        LIMIT 1
+    ) first
 ), taken AS (
     UPDATE example SET standing = false, removed_at = %(now)s, erased_by_request_id = erasers.request_id
     FROM touched JOIN erasers USING (content_digest)
@@ -78,6 +83,8 @@ WITH forgets AS (
 )
 INSERT INTO taken_out SELECT * FROM taken
 """
+"""The planner can not know yet what was just stored. Laterals make it look for one content at a time, by its digest;
+`coalesce` keeps it from the indexes of what stands, in which it would read all of that each time."""
 TAKEN_OUT = """
 SELECT id, request_id FROM taken_out WHERE id > %(after)s ORDER BY id LIMIT %(limit)s
 """
