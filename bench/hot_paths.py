@@ -32,9 +32,10 @@ from app.jobs import service as jobs
 from app.lifecycle import JobState, RequestState
 from app.opendsr import repository as opendsr
 from app.reports import repository as report_rows
-from app.requests import blanking_repository, repository
+from app.requests import blanking_repository, bulk, repository
 from app.requests import service as requests
 from app.requests.cursors import cursor_of
+from app.requests.known import known_model
 from app.requests.schemas import RequestCreate, RequestFilter
 from app.retention import repository as retention
 from app.tables import DeliveryState, Regulation, RequestDomain, RequestKind
@@ -145,6 +146,8 @@ def others(filled: Filled, who: Known) -> dict[str, Path]:
     behind = Position(10, filled.rows)
     return {
         "submit": lambda s: requests.submit(s, asked, who.owner, now, due_days=30),
+        "store in bulk": lambda s: bulk.add(s, [requests.prepare(
+            asked, known_model(s, "model-003"), who.owner, now, due_days=30)], who.owner.key_id, now),
         "withdraw": lambda s: requests.withdraw(s, _pending_of(s), who.officer, now),
         "forgotten_digests": lambda s: repository.forgotten_digests(s, who.model_id, who.digests),
         "duplicates": lambda s: repository.duplicates(s, who.request_id, RequestState.COUNTERED),
