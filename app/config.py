@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     max_retain_set_items: int = Field(20_000, gt=0)
     max_import_bytes: int = Field(256 * 1024 * 1024, gt=0)
     max_import_rows: int = Field(100_000, gt=0)
+    imports_per_key: int = Field(5, gt=0, description="That have not ended: each keeps its file on the disk.")
     page_limit_max: int = Field(200, gt=0)
 
     request_due_days: int = Field(30, gt=0)
@@ -72,6 +73,10 @@ class Settings(BaseSettings):
         [5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 23_100.0], description="Waits between attempts: a day in all."
     )
     webhook_disable_days: float = Field(5.0, gt=0)
+    keep_events_days: float = Field(90.0, ge=1, description="Longer than anybody who follows may be away.")
+    keep_deliveries_days: float = Field(30.0, ge=2, description="Of webhooks, once delivered or given up.")
+    keep_answers_days: float = Field(1.0, ge=1, le=30, description="Under an Idempotency-Key.")
+    keep_faults_days: float = Field(30.0, ge=1, description="Files that say which rows of an import were wrong.")
     webhook_private_networks: list[IPvAnyNetwork] = Field(
         default_factory=list, description="Private ranges that webhooks may lead to; with loopback also by http."
     )

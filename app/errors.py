@@ -104,6 +104,13 @@ class Conflict(ServiceError):
     mend = "Read the resource again and decide anew."
 
 
+class Gone(ServiceError):
+    """410."""
+
+    status, type, title = 410, "gone", "It was there and is not kept any more"
+    mend = "Read what is there now."
+
+
 class TooLarge(ServiceError):
     """413."""
 

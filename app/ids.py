@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from datetime import datetime
+from datetime import datetime, timedelta
 
 
 def new_id(at: datetime | None = None) -> uuid.UUID:
@@ -18,3 +18,12 @@ def new_id(at: datetime | None = None) -> uuid.UUID:
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
     return uuid.UUID(int=value)
+
+
+def first_id(moment: datetime, slack: timedelta = timedelta()) -> uuid.UUID:
+    """The smallest id that can be made `slack` after `moment`: ids begin with milliseconds (RFC 9562, section 5.7).
+
+    In numbers, not in dates: the first and the last moment that a date can name have no hour before and after them.
+    """
+    milliseconds = int((moment.timestamp() + slack.total_seconds()) * 1000)
+    return uuid.UUID(int=max(milliseconds, 0) << 80)

@@ -32,10 +32,12 @@ from app.jobs import service as jobs
 from app.lifecycle import JobState, RequestState
 from app.opendsr import repository as opendsr
 from app.reports import repository as report_rows
-from app.requests import duplicates_repository, repository
+from app.requests import blanking_repository, bulk, repository
 from app.requests import service as requests
 from app.requests.cursors import cursor_of
+from app.requests.known import known_model
 from app.requests.schemas import RequestCreate, RequestFilter
+from app.retention import repository as retention
 from app.tables import DeliveryState, Regulation, RequestDomain, RequestKind
 from app.webhooks import fan
 from app.webhooks import repository as webhook_rows
@@ -144,9 +146,10 @@ def others(filled: Filled, who: Known) -> dict[str, Path]:
     behind = Position(10, filled.rows)
     return {
         "submit": lambda s: requests.submit(s, asked, who.owner, now, due_days=30),
+        "store in bulk": lambda s: bulk.add(s, [requests.prepare(
+            asked, known_model(s, "model-003"), who.owner, now, due_days=30)], who.owner.key_id, now),
         "withdraw": lambda s: requests.withdraw(s, _pending_of(s), who.officer, now),
         "forgotten_digests": lambda s: repository.forgotten_digests(s, who.model_id, who.digests),
-        "contents of many": lambda s: duplicates_repository.contents_of(s, [who.request_id]),
         "duplicates": lambda s: repository.duplicates(s, who.request_id, RequestState.COUNTERED),
         "opendsr": lambda s: opendsr.named(s, who.owner.key_id, "ref-17"),
         "erasures in force": lambda s: s.execute(
@@ -171,6 +174,11 @@ def others(filled: Filled, who: Known) -> dict[str, Path]:
         "events of a job": lambda s: events.page(s, EventFilter(job_id=who.job_id), START, LIMIT),
         "news": lambda s: event_rows.touched(s, events.head(s), below=below),
         "restored": event_rows.last_restored,
+        "remove events": lambda s: retention.remove_events(s, now - timedelta(days=90), 2000),
+        "remove deliveries": lambda s: retention.remove_deliveries(s, now - timedelta(days=30), 2000),
+        "remove faults": lambda s: retention.forget_faults(s, now - timedelta(days=30), now, 2000),
+        "blank works": lambda s: blanking_repository.over(s, now, 20),
+        "place of the slowest webhook": webhook_rows.slowest,
         "fan out": lambda s: fan.fan_out(s, now),
         "webhook claim": lambda s: webhook_rows.due(s, now, busy=[], per_webhook=4, limit=100),
         "deliveries": lambda s: webhook_rows.deliveries(s, who.webhook_id, state=None, before=None, limit=LIMIT),

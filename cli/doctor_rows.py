@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from app.config import load_settings
+from app.config import Settings, load_settings
 from app.db import Database
 from app.served_models import service as served_models
 from app.telemetry.families import Snapshot
@@ -28,6 +28,7 @@ def of_rows(url: str) -> Iterator[Finding]:
             found = read(session, now, load_settings())
             yield _workers(session, now)
             yield from _models(session, now)
+            yield _kept(load_settings())
         yield from _requests(found)
         yield from _webhooks(found)
     except SQLAlchemyError as error:
@@ -42,6 +43,15 @@ def _workers(session: Session, now: datetime) -> Finding:
         largest = f"{max(memories) / 1e9:.0f} GB"
         return Finding("workers", State.OK, f"{len(memories)} for jobs, the largest with {largest}")
     return Finding("workers", State.NOTE, "none for jobs was seen lately: `grail worker gpu` starts one")
+
+
+def _kept(settings: Settings) -> Finding:
+    days = {
+        "events": settings.keep_events_days, "deliveries": settings.keep_deliveries_days,
+        "answers": settings.keep_answers_days, "faults of imports": settings.keep_faults_days,
+    }  # fmt: skip
+    kept = ", ".join(f"{name} for {count:g} days" for name, count in days.items())
+    return Finding("kept", State.OK, f"{kept} (GRAIL_KEEP_..._DAYS)")
 
 
 def _models(session: Session, now: datetime) -> Iterator[Finding]:

@@ -6,12 +6,12 @@ import uuid
 
 from app.batches import service as batches
 from app.db import clock, transaction
-from app.idempotency import service as idempotency
 from app.imports import run as imports
 from app.imports import service as import_service
 from app.jobs import scratch
 from app.jobs import service as jobs
 from app.orphans import service as orphans
+from app.retention import service as retention
 from worker.celery import celery
 from worker.learning import load_stack
 from worker.task import SenderTask, ServiceTask
@@ -51,14 +51,15 @@ def run_import(self: ServiceTask, import_id: str) -> None:
 
 @celery.task(name="grail.sweep", base=ServiceTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated
 def sweep(self: ServiceTask) -> None:
-    """Ring again for what waits: messages may be lost, workers may die."""
+    """Ring again for what waits, since messages may be lost and workers may die; then remove what is old."""
     with transaction(self.db) as session:
         jobs.sweep(session, clock(session))
     with transaction(self.db) as session:
         import_service.sweep(session, clock(session))
-    with transaction(self.db) as session:
-        idempotency.purge(session, clock(session))
     scratch.sweep(self.db, self.settings.data_dir)
+    for kind in retention.KINDS:
+        with self.apart(kind_of_rows=kind):
+            retention.remove(self.db, self.settings, kind)
 
 
 @celery.task(name="grail.deliver", base=SenderTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated

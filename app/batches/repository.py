@@ -252,6 +252,7 @@ def erased_rows(
             Example.request_id.in_(newest.scalar_subquery()),
             Example.segment == Segment.FORGET,
             Example.role == Role.ITEM,
+            Example.removed_at.is_(None),
         )
         .order_by(turn, Example.request_id.desc())
         .limit(amount)

@@ -15,8 +15,8 @@ from app.config import bounds
 from app.db import DbSession
 from app.errors import NotFound, Unauthorised, Unavailable, Unprocessable, problem_responses
 from app.events import service
-from app.events.errors import TooManyStreams
-from app.events.positions import LATEST, PATTERN, START, Position, position_of
+from app.events.errors import EventsRemoved, TooManyStreams
+from app.events.positions import LATEST, PATTERN, Position, position_of
 from app.events.schemas import EventPage
 from app.events.streams import MEDIA_TYPE, EventStream
 from app.requests.errors import BadCursor, UnknownServedModel
@@ -46,10 +46,12 @@ class Asked:
     stream: bool
 
     def position(self, session: Session) -> Position:
-        """Behind which event to begin. Raises BadCursor."""
+        """Behind which event to begin. Raises BadCursor, EventsRemoved."""
         if self.after == LATEST:
             return service.head(session)
-        return START if self.after is None else service.begin(session, position_of(self.after))
+        if self.after is None:
+            return service.beginning(session)
+        return service.begin(session, position_of(self.after))
 
 
 def asked(
@@ -74,7 +76,9 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         "content": {MEDIA_TYPE: {"schema": {"type": "string"}}},
     },
     204: {"description": "To who connects again: it has ended, and there is nothing more"},
-    **problem_responses(BadCursor, Unauthorised, NotFound, Unprocessable, TooManyStreams, Unavailable),
+    **problem_responses(
+        BadCursor, Unauthorised, NotFound, EventsRemoved, Unprocessable, TooManyStreams, Unavailable
+    ),
 }
 
 

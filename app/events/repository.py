@@ -15,12 +15,14 @@ from sqlalchemy import ColumnElement, Select, Text, func, literal, or_, select, 
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.orm.util import identity_key
 
-from app.events.positions import Position
-from app.tables import BatchMember, Event, Job, Key, Request, ServedModel, Webhook
+from app.events.positions import START, Position
+from app.tables import BatchMember, Event, Job, Key, Request, Retention, ServedModel, Webhook
 from app.tables.key import OPEN_NOW
 
 SUBJECTS: dict[str, type[Request] | type[Job]] = {"request": Request, "job": Job}
 NEXT = text("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
+EVENTS = "events"
+"""The kind under which the floor of events is noted."""
 SCANNED = 5000
 """Events that one read looks at: who wants few of them gets where the next read begins."""
 UNSEEN = {"synchronize_session": False}
@@ -51,6 +53,14 @@ def model_of(session: Session, table: type[Any], subject: uuid.UUID) -> uuid.UUI
 def settled_before(session: Session) -> int:
     """The oldest transaction that is still open: whatever lies below it is all there is."""
     return int(session.execute(SETTLED).scalar_one())
+
+
+def floor(session: Session) -> Position:
+    """The last position up to which events may have been removed."""
+    row = session.execute(
+        select(Retention.floor_xid, Retention.floor_id).where(Retention.kind == EVENTS)
+    ).one_or_none()
+    return START if row is None else Position(row.floor_xid, row.floor_id)
 
 
 def last_restored(session: Session) -> int | None:

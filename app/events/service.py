@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from app.auth import Principal
 from app.errors import NotFound
 from app.events import repository
+from app.events.errors import EventsRemoved
 from app.events.positions import MOST, Position
 from app.events.repository import EventFilter
 from app.events.schemas import EventPage, EventView
@@ -21,7 +22,7 @@ from app.requests.known import known_model
 from app.tables import Event, Job, Request
 
 __all__ = [
-    "AT_ONCE", "EventFilter", "Look", "begin", "head", "look", "of_everything", "of_job", "of_request",
+    "AT_ONCE", "EventFilter", "Look", "begin", "beginning", "head", "look", "of_everything", "of_job", "of_request",
     "page", "views_of",
 ]  # fmt: skip
 
@@ -63,8 +64,17 @@ def of_everything(session: Session, who: Principal, kinds: Sequence[str], served
 
 def begin(session: Session, position: Position) -> Position:
     """Where a reader with this position goes on. One that no reader of this cluster can have is from before a restore:
-    what was restored stands in front, under its old numbers."""
-    return Position(0, position.id) if position.xid >= repository.settled_before(session) else position
+    what was restored stands in front, under its old numbers. Raises EventsRemoved."""
+    below = repository.settled_before(session)
+    found = _of_this_cluster(position, below)
+    if found < _of_this_cluster(repository.floor(session), below):
+        raise EventsRemoved
+    return found
+
+
+def beginning(session: Session) -> Position:
+    """Behind what was removed: where a reader begins who names no position."""
+    return _of_this_cluster(repository.floor(session), repository.settled_before(session))
 
 
 def head(session: Session) -> Position:
@@ -94,6 +104,8 @@ def look(session: Session, wanted: EventFilter, key_id: uuid.UUID, position: Pos
         return Look([], position, more=False, ended="key-revoked")
     state = _end_of(session, wanted)
     below = repository.settled_before(session)
+    if position < _of_this_cluster(repository.floor(session), below):
+        return Look([], position, more=False, ended=EventsRemoved.type)
     until = repository.boundary(session, wanted, position, below=below)
     rows = repository.after(session, wanted, position, below=below, limit=AT_ONCE, until=until)
     if until is not None and len(rows) < AT_ONCE:
@@ -121,6 +133,10 @@ def views_of(session: Session, events: Sequence[Event]) -> list[EventView]:
         )
         for event in events
     ]
+
+
+def _of_this_cluster(position: Position, below: int) -> Position:
+    return Position(0, position.id) if position.xid >= below else position
 
 
 def _end_of(session: Session, wanted: EventFilter) -> str | None:

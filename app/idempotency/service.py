@@ -1,4 +1,5 @@
-"""A call that is repeated under its Idempotency-Key has one effect, and gets the first one's answer for 24 hours.
+"""A call that is repeated under its Idempotency-Key has one effect, and gets the first one's answer for a day
+(`keep_answers_days`).
 
 The answer is written in the transaction of the change: both are there or neither is, whenever a process dies. One that
 dies after the commit and before the answer leaves an answer to be repeated; one that dies before it leaves nothing, and
@@ -23,12 +24,12 @@ from fastapi import Response
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
+from app.config import load_settings
 from app.idempotency import repository
 from app.idempotency.errors import KeyReused, StillAtWork
 from app.secret import derive, derive_each
 from app.tables import Idempotency
 
-KEPT = timedelta(hours=24)
 PURGED_AT_ONCE = 5000
 REPLAYED = "Idempotency-Replayed"
 PURPOSE = "idempotency"
@@ -64,7 +65,7 @@ def answer_once(session: Session, call: Call, now: datetime, work: Callable[[], 
     if not repository.try_hold(session, _number(call)):
         raise StillAtWork
     kept = repository.find(session, call.key_id, call.name)
-    if kept is not None and kept.created_at > now - KEPT:
+    if kept is not None and kept.created_at > now - _keeping():
         return _again(kept, call)
     told = work()
     answer = _response(told)
@@ -80,7 +81,11 @@ def answer_once(session: Session, call: Call, now: datetime, work: Callable[[], 
 
 def purge(session: Session, now: datetime) -> int:
     """Remove kept answers whose time is over, some at a time; how many. For the sweep."""
-    return repository.purge(session, now - KEPT, PURGED_AT_ONCE)
+    return repository.purge(session, now - _keeping(), PURGED_AT_ONCE)
+
+
+def _keeping() -> timedelta:
+    return timedelta(days=load_settings().keep_answers_days)
 
 
 def _again(kept: Idempotency, call: Call) -> Response:

@@ -1,9 +1,7 @@
-"""Requests that are stored together, and the ids of those that are stored."""
+"""Requests that are stored together."""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from app.requests.service import Asked
@@ -11,7 +9,6 @@ from app.requests.service import Asked
 REQUESTS = 500
 CHARS = 4_000_000
 """Text of one chunk, about: some requests are large."""
-ID_BYTES = 16
 
 
 @dataclass(slots=True)
@@ -40,22 +37,3 @@ class Chunk:
     def empty(self) -> bool:
         """Whether there is nothing in it."""
         return not self.asked and not self.refused
-
-
-@dataclass(slots=True)
-class StoredIds:
-    """Ids of stored requests by served model, 16 bytes each."""
-
-    packed: dict[uuid.UUID, bytearray] = field(default_factory=dict)
-
-    def add(self, asked: Iterable[Asked]) -> None:
-        """Note what was stored."""
-        for one in asked:
-            self.packed.setdefault(one.request.served_model_id, bytearray()).extend(one.request.id.bytes)
-
-    def parts(self) -> Iterator[tuple[uuid.UUID, list[uuid.UUID]]]:
-        """Served models in the order in which they are locked, each with some of its requests at a time."""
-        for model_id, packed in sorted(self.packed.items()):
-            for start in range(0, len(packed), ID_BYTES * REQUESTS):
-                part = bytes(packed[start : start + ID_BYTES * REQUESTS])
-                yield model_id, [uuid.UUID(bytes=part[at : at + ID_BYTES]) for at in range(0, len(part), ID_BYTES)]

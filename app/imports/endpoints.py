@@ -32,7 +32,7 @@ from app.idempotency.errors import KeyReused, StillAtWork
 from app.idempotency.service import Told, answer_once
 from app.ids import new_id
 from app.imports import service, spool
-from app.imports.errors import NoFaultsYet, WrongForm
+from app.imports.errors import FaultsRemoved, NoFaultsYet, TooManyImports, WrongForm
 from app.imports.schemas import ImportPage, ImportView
 from app.imports.spool import Upload
 from app.requests.errors import BadCursor
@@ -73,7 +73,8 @@ async def _received(
     """The body in its file. The key is looked at before anything is read, and no connection to the database is held
     while a caller sends, however slowly."""
     settings: Settings = request.app.state.settings
-    await run_in_threadpool(_let_in, request.app.state.db, credentials)
+    again = "idempotency-key" in request.headers  # perhaps a call that has its import already
+    await run_in_threadpool(_let_in, request.app.state.db, credentials, again=again)
     found = _form_of(request.headers.get("content-type", ""), form)
     try:
         upload = await spool.receive(settings.data_dir, new_id(), request.stream())
@@ -87,9 +88,11 @@ async def _received(
             spool.remove(settings.data_dir, upload.id)
 
 
-def _let_in(db: Database, credentials: HTTPAuthorizationCredentials | None) -> None:
+def _let_in(db: Database, credentials: HTTPAuthorizationCredentials | None, *, again: bool) -> None:
     with transaction(db) as session:
-        authenticate(session, credentials.credentials if credentials else None)
+        who = authenticate(session, credentials.credentials if credentials else None)
+        if not again:
+            service.room(session, who)
 
 
 def _form_of(content_type: str, form: ImportForm | None) -> ImportForm:
@@ -123,6 +126,7 @@ def _form_of(content_type: str, form: ImportForm | None) -> ImportForm:
             WrongForm,
             Unprocessable,
             KeyReused,
+            TooManyImports,
             Unavailable,
             StorageFull,
         ),
@@ -184,7 +188,9 @@ def read(import_id: uuid.UUID, session: DbSession, who: Who) -> ImportView:
             "description": "JSONL: `line`, `field` and `problem` of each fault; empty when there is none",
             "content": {JSONL: {"schema": {"type": "string"}}},
         },
-        **problem_responses(Unauthorised, NotFound, NoFaultsYet, Unprocessable, BlobDamaged, Unavailable),
+        **problem_responses(
+            Unauthorised, NotFound, NoFaultsYet, FaultsRemoved, Unprocessable, BlobDamaged, Unavailable
+        ),
     },
 )
 def errors(import_id: uuid.UUID, request: Request, session: DbSession, who: Who) -> Response:

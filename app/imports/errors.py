@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from app.errors import NotFound, UnsupportedMediaType
+from typing import ClassVar
+
+from app.errors import Gone, NotFound, ServiceError, UnsupportedMediaType
 
 
 class WrongForm(UnsupportedMediaType):
@@ -22,6 +24,22 @@ class NoFaultsYet(NotFound):
     type = "no-faults-yet"
     title = "The import has not ended: which rows are wrong is not known yet"
     mend = "Read the import until its state is `imported`, `refused` or `failed`."
+
+
+class FaultsRemoved(Gone):
+    """They are older than they are kept."""
+
+    type = "faults-removed"
+    title = "Which rows were wrong is not kept any more"
+    mend = "Import the file once more: rows that were imported are linked to the requests that are still open."
+
+
+class TooManyImports(ServiceError):
+    """429."""
+
+    status, type, title = 429, "too-many-imports", "This key has as many imports open as it may"
+    mend = "Send the file again once one of them has ended: GET /v1/imports lists them."
+    headers: ClassVar[dict[str, str]] = {"Retry-After": "30"}
 
 
 class LeaseLost(Exception):

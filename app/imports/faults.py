@@ -28,6 +28,8 @@ class FaultFile:
 
     def begin(self, last_line: int) -> None:
         """Keep what is noted about lines up to `last_line`, whole; what a dead worker noted further on goes."""
+        if self._file is not None:
+            self._file.close()
         handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         self._file = os.fdopen(handle, "rb+")
         end = 0

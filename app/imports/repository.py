@@ -37,16 +37,27 @@ def locked(session: Session, import_id: uuid.UUID, *, skip_locked: bool = False)
     return session.scalars(statement.execution_options(populate_existing=True)).one_or_none()
 
 
-def prolong(session: Session, import_id: uuid.UUID, token: int, until: datetime, rows: int) -> bool:
+def prolong(session: Session, import_id: uuid.UUID, token: int, until: datetime, rows: int, stored: int) -> bool:
     """Prolong the lease that belongs to the token, and note how far it has come; False when it is another's."""
     statement = (
         update(Import)
         .where(Import.id == import_id, Import.attempts == token, Import.state == ImportState.RUNNING)
-        .values(lease_until=until, rows=rows)
+        .values(lease_until=until, rows=rows, stored=stored)
         .returning(Import.id)
     )
     found = session.scalars(statement, execution_options={"synchronize_session": False})
     return found.one_or_none() is not None
+
+
+def hold_key(session: Session, key_id: uuid.UUID) -> None:
+    """Hold a key's row until the transaction ends: its imports are counted and added one at a time."""
+    session.execute(select(Key.id).where(Key.id == key_id).with_for_update(key_share=True))
+
+
+def open_of_key(session: Session, key_id: uuid.UUID) -> int:
+    """How many imports of a key have not ended."""
+    mine = (Import.created_by == key_id) & Import.state.in_(OPEN)
+    return int(session.scalar(select(func.count()).select_from(Import).where(mine)) or 0)
 
 
 def key(session: Session, key_id: uuid.UUID) -> Key:

@@ -1,12 +1,14 @@
 """One import from its file to its requests.
 
-Whole (the default): every row is checked first; if one is wrong nothing is imported, else all rows are, in one
-transaction. A worker that dies has stored nothing, and the next one starts anew.
+Whole (the default), in two phases. Every row is checked, without a transaction: what is wrong goes to the file of
+faults, what is right becomes lines for COPY, a file a table. If nothing was wrong, one transaction copies them in,
+links and settles them all, and ends the import: everything or nothing. A worker that dies has stored nothing, and the
+next one starts anew.
 
 `partial`: rows are checked and imported some at a time. How far that is stands in the import's row and is committed
 with the requests themselves, so that the next worker goes on where the last one ended, and no row is imported twice.
 
-Memory does not grow with the rows, but for the ids of a whole import, which are kept until its commit.
+Memory does not grow with the rows. How far it has come is told about once a second.
 """
 
 from __future__ import annotations
@@ -18,18 +20,17 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import structlog
-from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.db import Database, clock, transaction
 from app.errors import Unprocessable
 from app.imports import service, spool
-from app.imports.chunks import Chunk, StoredIds
+from app.imports.chunks import Chunk
 from app.imports.errors import LeaseLost
 from app.imports.faults import FaultFile
 from app.imports.rows import ROW, Fault, Row, rows_of
 from app.imports.service import Ended, Taken
-from app.requests import bulk
+from app.requests import bulk, copied
 from app.requests.errors import UnknownServedModel
 from app.requests.known import known_model
 from app.requests.service import Asked, prepare
@@ -37,15 +38,19 @@ from app.storage import FileStore
 from app.tables import ImportState, ServedModel
 
 RENEWALS = 4
-"""How often a lease is renewed in its time."""
+"""How often a lease is renewed in its time, at least."""
+TELL_SECONDS = 1.0
+CHECKS = 3
+"""How often one worker checks a file whose served models are being changed."""
 NAMES_KEPT = 1000
 """Names of served models, also of such as there are none, that one import remembers."""
 
+Basis = tuple[str, str, int, dict[str, Any]]
 log = structlog.get_logger(__name__)
 
 
 class Changed(Exception):
-    """A row that was found right is wrong now: a served model changed meanwhile. The next worker says what is wrong."""
+    """A served model is not as its rows were checked against."""
 
 
 def run(db: Database, settings: Settings, import_id: uuid.UUID) -> None:
@@ -77,6 +82,8 @@ class _Work:
         self.db, self.settings, self.taken = db, settings, taken
         self.models: dict[str, ServedModel | None] = {}
         self.renewed = time.monotonic()
+        self.bases: dict[uuid.UUID, Basis] = {}
+        self.stored = taken.imported
         self.done = _Tally(taken.rows, taken.imported, taken.refused) if taken.partial else _Tally()
 
     def to_its_end(self) -> None:
@@ -89,53 +96,72 @@ class _Work:
         with file, FaultFile(spool.faults_place(self.settings.data_dir, self.taken.id)) as faults:
             if self.taken.partial:
                 self._some_at_a_time(file, faults)
-            else:
-                self._check(file, faults)
-                if self.done.rows and not self.done.refused:
-                    file.seek(0)
-                    self._all_at_once(file)
-                    return
+            elif self._whole(file, faults):
+                return
             faults.to_disk()
         self._end(*self._verdict())
 
-    def _check(self, file: BinaryIO, faults: FaultFile) -> None:
-        """Look at every row."""
+    def _whole(self, file: BinaryIO, faults: FaultFile) -> bool:
+        """Check everything, then import everything. False when there is nothing to import, or something wrong.
+
+        Where a served model changed in between all is checked once more. Raises Changed."""
+        for attempt in range(CHECKS):
+            self.models.clear()
+            self.bases.clear()
+            file.seek(0)
+            with spool.Copies(self.settings.data_dir, self.taken.id, self.taken.token, copied.COLUMNS) as copies:
+                imported = self._check(file, faults, copies)
+                if not imported or self.done.refused:
+                    return False
+                try:
+                    self._store(copies, imported)
+                except Changed:
+                    if attempt == CHECKS - 1:
+                        raise
+                else:
+                    return True
+        raise AssertionError
+
+    def _check(self, file: BinaryIO, faults: FaultFile, copies: spool.Copies) -> int:
+        """Look at every row. How many are right and written."""
         faults.begin(0)
+        lines, self.done, self.stored = copied.Lines(copies.files), _Tally(), 0
         for row in self._rows(file):
             found = self._asked(row)
             wrong = isinstance(found, list)
             if isinstance(found, list):
                 faults.write(found)
+            elif not self.done.refused:
+                lines.add(found, self.taken.received_at)
             self.done = _Tally(row.number, 0, self.done.refused + wrong)
             self._renew()
+        return lines.count
 
-    def _all_at_once(self, file: BinaryIO) -> None:
+    def _store(self, copies: spool.Copies, imported: int) -> None:
         """Import everything and end, in one transaction. Raises Changed."""
-        ids, imported = StoredIds(), 0
+        sent, size = 0, copies.size
+
+        def pieces(table: str) -> Iterator[bytes]:
+            nonlocal sent
+            for piece in copies.pieces(table):
+                yield piece
+                sent += len(piece)
+                self.stored = imported * sent // size
+                self._renew()
+
+        begun = time.monotonic()
         with transaction(self.db) as session:
-            for asked in self._right(file):
-                bulk.add(session, asked, self.taken.received_at)
-                ids.add(asked)
-                imported += len(asked)
-            self._settle(session, ids)
+            bulk.load(session, pieces)
+            models = bulk.hold_models(session)
+            if any(self.bases.get(model.id) != _basis(model) for model in models):
+                raise Changed
+            bulk.settle(session, models, self.taken.owner.key_id, self.taken.received_at)
+            self._renew()
             ended = Ended(ImportState.IMPORTED, self.done.rows, imported, 0)
             service.end(session, self.taken, ended, clock(session))
+        seconds = round(time.monotonic() - begun, 3)
+        log.info("import_stored", import_id=str(self.taken.id), requests=imported, seconds=seconds)
         spool.remove(self.settings.data_dir, self.taken.id)
-
-    def _right(self, file: BinaryIO) -> Iterator[list[Asked]]:
-        """The rows of a file that was found right, some at a time."""
-        chunk = Chunk()
-        for row in self._rows(file):
-            found = self._asked(row)
-            if isinstance(found, list):
-                raise Changed
-            chunk.add(found)
-            self._renew()
-            if chunk.full:
-                yield chunk.asked
-                chunk = Chunk()
-        if chunk.asked:
-            yield chunk.asked
 
     def _some_at_a_time(self, file: BinaryIO, faults: FaultFile) -> None:
         """Import what is right from where the last worker ended, each chunk with its count in one transaction."""
@@ -164,18 +190,10 @@ class _Work:
         tally = _Tally(rows, self.done.imported + len(chunk.asked), self.done.refused + chunk.refused)
         with transaction(self.db) as session:
             if chunk.asked:
-                ids = StoredIds()
-                bulk.add(session, chunk.asked, self.taken.received_at)
-                ids.add(chunk.asked)
-                self._settle(session, ids)
+                bulk.add(session, chunk.asked, self.taken.owner.key_id, self.taken.received_at)
             service.note_chunk(session, self.taken, rows=rows, imported=tally.imported, refused=tally.refused)
-        self.done = tally
+        self.done, self.stored = tally, tally.imported
         self._renew()
-
-    def _settle(self, session: Session, ids: StoredIds) -> None:
-        for model_id, part in ids.parts():
-            bulk.settle(session, model_id, part, self.taken.received_at)
-            self._renew()
 
     def _verdict(self) -> tuple[ImportState, str | None]:
         state = ImportState.IMPORTED if self.done.imported else ImportState.REFUSED
@@ -223,18 +241,28 @@ class _Work:
                 model: ServedModel | None = known_model(session, name)
         except UnknownServedModel:
             model = None
+        if model is not None:
+            self.bases.setdefault(model.id, _basis(model))
         if len(self.models) < NAMES_KEPT:
             self.models[name] = model
         return model
 
     def _renew(self) -> None:
-        """Prolong the lease when a part of it is over, in a transaction of its own. Raises LeaseLost."""
+        """Prolong the lease and tell how far it has come, now and then, in a transaction of its own. Raises
+        LeaseLost."""
         now = time.monotonic()
-        if (now - self.renewed) * RENEWALS < self.settings.lease_seconds:
+        if now - self.renewed < min(TELL_SECONDS, self.settings.lease_seconds / RENEWALS):
             return
         with transaction(self.db) as session:
-            service.prolong(session, self.taken, clock(session), self.settings.lease_seconds, self.done.rows)
+            service.prolong(
+                session, self.taken, clock(session), self.settings.lease_seconds, self.done.rows, self.stored
+            )
         self.renewed = now
+
+
+def _basis(model: ServedModel) -> Basis:
+    """What of a served model its rows are checked against."""
+    return model.base_model_path, model.prompt_template, model.context_tokens, dict(model.policy)
 
 
 def _problems(error: Unprocessable) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ class ImportView(BaseModel):
                     "form": "csv",
                     "partial": False,
                     "rows": 1200,
+                    "stored": 0,
                     "imported": 0,
                     "refused": 3,
                     "error": "faulty-rows",
@@ -37,7 +38,8 @@ class ImportView(BaseModel):
     state: ImportState = Field(description="`refused`: rows were wrong, and nothing was imported")
     form: ImportForm
     partial: bool = Field(description="whether right rows are imported beside wrong ones")
-    rows: int = Field(ge=0, description="rows of the file that were read so far")
+    rows: int = Field(ge=0, description="rows of the file that were checked so far")
+    stored: int = Field(ge=0, description="requests that are stored so far; of a whole import they show once all are")
     imported: int = Field(ge=0, description="requests that were stored for good")
     refused: int = Field(ge=0, description="requests with something wrong")
     error: str | None = Field(description="why not all of it was imported, as a slug")

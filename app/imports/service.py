@@ -18,7 +18,7 @@ from app.auth import Principal
 from app.config import load_settings
 from app.errors import NotFound
 from app.imports import repository, spool
-from app.imports.errors import LeaseLost, NoFaultsYet
+from app.imports.errors import FaultsRemoved, LeaseLost, NoFaultsYet, TooManyImports
 from app.imports.schemas import ImportPage, ImportView
 from app.imports.spool import Upload
 from app.jobs.service import is_due
@@ -66,7 +66,9 @@ class Ended:
 def create(
     session: Session, upload: Upload, form: ImportForm, who: Principal, now: datetime, *, partial: bool
 ) -> ImportView:
-    """Take in an upload that lies on the disk; its import is rung for once this is committed."""
+    """Take in an upload that lies on the disk; its import is rung for once this is committed. Raises TooManyImports."""
+    repository.hold_key(session, who.key_id)
+    room(session, who)
     row = Import(
         id=upload.id, created_by=who.key_id, state=ImportState.QUEUED, form=form, partial=partial,
         upload=upload.path.name, rows=0, imported=0, refused=0, attempts=0, created_at=now,
@@ -79,6 +81,13 @@ def create(
     session.flush()
     enqueue(session, RUN_IMPORT, row.id)
     return view(row)
+
+
+def room(session: Session, who: Principal) -> None:
+    """Whether a key may bring another file now. Raises TooManyImports."""
+    most = load_settings().imports_per_key
+    if repository.open_of_key(session, who.key_id) >= most:
+        raise TooManyImports(f"{most} imports of this key have not ended", limit=most)
 
 
 def read(session: Session, import_id: uuid.UUID, who: Principal) -> ImportView:
@@ -94,19 +103,21 @@ def browse(session: Session, who: Principal, *, cursor: str | None, limit: int) 
 
 
 def faults(session: Session, import_id: uuid.UUID, who: Principal, store: FileStore) -> Path | None:
-    """The file of faults; None when there are none. Raises NotFound, NoFaultsYet, BlobDamaged."""
+    """The file of faults; None when there are none. Raises NotFound, NoFaultsYet, FaultsRemoved, BlobDamaged."""
     row = _visible(session, import_id, who)
     if row.finished_at is None:
         raise NoFaultsYet
+    if row.errors_removed_at is not None:
+        raise FaultsRemoved
     return None if row.errors_digest is None else store.checked(row.errors_digest)
 
 
 def view(row: Import) -> ImportView:
     """An import as it is shown."""
     return ImportView(
-        id=row.id, state=row.state, form=row.form, partial=row.partial, rows=row.rows, imported=row.imported,
-        refused=row.refused, error=row.error, created_at=row.created_at, finished_at=row.finished_at,
-        errors=None if row.errors_digest is None else f"/v1/imports/{row.id}/errors",
+        id=row.id, state=row.state, form=row.form, partial=row.partial, rows=row.rows, stored=row.stored,
+        imported=row.imported, refused=row.refused, error=row.error, created_at=row.created_at,
+        finished_at=row.finished_at, errors=None if row.errors_digest is None else f"/v1/imports/{row.id}/errors",
     )  # fmt: skip
 
 
@@ -132,16 +143,18 @@ def claim(session: Session, import_id: uuid.UUID, now: datetime, lease_seconds: 
     )  # fmt: skip
 
 
-def prolong(session: Session, taken: Taken, now: datetime, lease_seconds: float, rows: int) -> None:
+def prolong(
+    session: Session, taken: Taken, now: datetime, lease_seconds: float, rows: int, stored: int = 0
+) -> None:
     """Prolong the lease and note how far it has come. Raises LeaseLost."""
-    if not repository.prolong(session, taken.id, taken.token, _lease(now, lease_seconds), rows):
+    if not repository.prolong(session, taken.id, taken.token, _lease(now, lease_seconds), rows, stored):
         raise LeaseLost
 
 
 def note_chunk(session: Session, taken: Taken, *, rows: int, imported: int, refused: int) -> None:
     """What has been imported so far, in the transaction that imports it. Raises LeaseLost."""
     row = _held(session, taken)
-    row.rows, row.imported, row.refused = rows, imported, refused
+    row.rows, row.stored, row.imported, row.refused = rows, imported, imported, refused
     session.flush()
 
 
@@ -175,7 +188,7 @@ def _held(session: Session, taken: Taken) -> Import:
 
 def _end(session: Session, row: Import, ended: Ended, now: datetime) -> None:
     row.state, row.error, row.errors_digest = ended.state, ended.error, ended.errors_digest
-    row.rows, row.imported, row.refused = ended.rows, ended.imported, ended.refused
+    row.rows, row.stored, row.imported, row.refused = ended.rows, ended.imported, ended.imported, ended.refused
     row.finished_at, row.lease_until, row.upload = now, None, None
     record(
         session, f"import.{row.state}", subject_id=str(row.id), at=now, state=str(row.state), rows=row.rows,

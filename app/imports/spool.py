@@ -11,9 +11,10 @@ import hashlib
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import IO
 
 from starlette.concurrency import run_in_threadpool
@@ -23,6 +24,7 @@ from app.storage import sync_directory
 
 DIRECTORY = "imports"
 FAULTS = ".faults"
+PIECE_BYTES = 256 * 1024
 ORPHAN_SECONDS = 3600.0
 """A file that nobody wrote to for so long, and that no open import names, is nobody's."""
 
@@ -45,6 +47,40 @@ def place(data_dir: Path, import_id: uuid.UUID) -> Path:
 def faults_place(data_dir: Path, import_id: uuid.UUID) -> Path:
     """Where the faults of an import are gathered while it runs."""
     return data_dir / DIRECTORY / f"{import_id}{FAULTS}"
+
+
+class Copies:
+    """What a worker makes of an upload, a file a table, under its fencing token: one that was taken for dead writes
+    into none of another's. A context manager."""
+
+    def __init__(self, data_dir: Path, import_id: uuid.UUID, token: int, tables: Iterable[str]) -> None:
+        self.paths = {table: data_dir / DIRECTORY / f"{import_id}.{token}.{table}" for table in tables}
+        self.files: dict[str, IO[bytes]] = {}
+
+    def __enter__(self) -> Copies:
+        for table, path in self.paths.items():
+            path.unlink(missing_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            self.files[table] = os.fdopen(handle, "w+b", buffering=PIECE_BYTES)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        for file in self.files.values():
+            file.close()
+        for path in self.paths.values():
+            path.unlink(missing_ok=True)
+
+    def pieces(self, table: str) -> Iterator[bytes]:
+        """What was written of a table, from its beginning."""
+        file = self.files[table]
+        file.seek(0)
+        while piece := file.read(PIECE_BYTES):
+            yield piece
+
+    @property
+    def size(self) -> int:
+        """Bytes in all files."""
+        return sum(file.seek(0, os.SEEK_END) for file in self.files.values())
 
 
 async def receive(data_dir: Path, import_id: uuid.UUID, pieces: AsyncIterator[bytes]) -> Upload:
@@ -73,9 +109,9 @@ async def receive(data_dir: Path, import_id: uuid.UUID, pieces: AsyncIterator[by
 
 
 def remove(data_dir: Path, import_id: uuid.UUID) -> None:
-    """The files of an import that has ended."""
-    place(data_dir, import_id).unlink(missing_ok=True)
-    faults_place(data_dir, import_id).unlink(missing_ok=True)
+    """The files of an import that has ended, those of dead workers, too."""
+    for path in (data_dir / DIRECTORY).glob(f"{import_id}*"):
+        path.unlink(missing_ok=True)
 
 
 def remove_orphans(data_dir: Path, open_ids: Collection[uuid.UUID], *, now: float | None = None) -> list[Path]:
@@ -87,7 +123,7 @@ def remove_orphans(data_dir: Path, open_ids: Collection[uuid.UUID], *, now: floa
     orphans = [
         path
         for path in directory.iterdir()
-        if path.name.removesuffix(FAULTS) not in kept and _modified(path) < oldest
+        if path.name.partition(".")[0] not in kept and _modified(path) < oldest
     ]
     for path in orphans:
         path.unlink(missing_ok=True)

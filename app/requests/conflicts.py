@@ -14,11 +14,10 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
-from app.audit.service import record
+from app.audit.service import Entry, entry, record
 from app.requests import duplicates_repository, repository
 from app.tables import Request
 from app.texts import normalise
-from grail.types import Segment
 
 
 def content_digest(prompt: str, completion: str) -> str:
@@ -50,24 +49,9 @@ def erase_from_standing(session: Session, request: Request, digests: Sequence[st
         _audit(session, "retain.erased", example_id, request.id)
 
 
-def settle(session: Session, served_model_id: uuid.UUID, request_ids: Sequence[uuid.UUID], now: datetime) -> None:
-    """For many requests that were just stored with all their retain items standing: what any active request forgets,
-    one of these or another, does not stand. The caller holds the served model's row.
-
-    The same as `being_forgotten` and `erase_from_standing` for one after the other, in a few statements.
-    """
-    contents = duplicates_repository.contents_of(session, request_ids)
-    retained = {one.digest for one in contents if one.standing}
-    erasers = repository.forgotten_digests(session, served_model_id, retained)
-    forgets = {
-        one.digest: one.request_id
-        for one in sorted(contents, key=lambda one: one.request_id, reverse=True)
-        if one.segment is Segment.FORGET
-    }
-    standing = duplicates_repository.standing_among(session, served_model_id, forgets)
-    for digest, eraser in sorted((erasers | {digest: forgets[digest] for digest in standing - erasers.keys()}).items()):
-        for example_id in repository.take_out(session, served_model_id, [digest], by=eraser, now=now):
-            _audit(session, "retain.erased", example_id, eraser)
+def erased_entry(example_id: uuid.UUID, request_id: uuid.UUID, now: datetime) -> Entry:
+    """One leaf about a row that a request took out of the standing set, not stored yet."""
+    return entry("retain.erased", str(example_id), now, request_id=str(request_id))
 
 
 def let_stand(session: Session, request: Request, now: datetime) -> None:

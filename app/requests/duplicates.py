@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 
 from sqlalchemy.orm import Session
@@ -40,41 +40,27 @@ def fingerprint(domain: RequestDomain, found: Iterable[rules.Entry]) -> str:
 def link(request: Request, first_id: uuid.UUID | None) -> None:
     """Link a request that is being received to the open one for the same, if there is one. The caller holds what is
     asked and that one, and stores the request afterwards."""
-    if first_id is not None and request.state in BEGINNING and request.fingerprint is not None:
+    if first_id is not None and may_follow(request):
         _follow(request, first_id)
 
 
-def link_many(session: Session, requests: Sequence[Request], now: datetime) -> list[Request]:
-    """The same for requests of one key and served model that were just stored, in their order. Those that are linked
-    now."""
-    new = {request.id for request in requests}
-    wanted = {request.fingerprint for request in requests if request.fingerprint is not None}
-    found = same.open_firsts(session, requests[0], wanted) if wanted else []
-    firsts = {first.fingerprint: first for first in found if first.id not in new}
-    linked = []
-    for request in requests:
-        if request.state not in BEGINNING or request.fingerprint is None:
-            continue
-        first = firsts.setdefault(request.fingerprint, request)
-        if first is not request:
-            _follow(request, first.id)
-            audit_link(session, request, now)
-            linked.append(request)
-    session.flush()
-    return linked
+def may_follow(request: Request) -> bool:
+    """Whether a request that is being received is linked where the same is asked already."""
+    return request.state in BEGINNING and request.fingerprint is not None
 
 
-def link_entry(request: Request, now: datetime) -> Entry:
+def link_entry(request_id: uuid.UUID, first_id: uuid.UUID, served_model_id: uuid.UUID, now: datetime) -> Entry:
     """One leaf about a request that follows another, not stored yet."""
     return entry(
-        "request.linked", str(request.id), now, state=str(request.state), duplicate_of=str(request.duplicate_of_id),
-        served_model_id=str(request.served_model_id),
+        "request.linked", str(request_id), now, state=str(RequestState.LINKED), duplicate_of=str(first_id),
+        served_model_id=str(served_model_id),
     )  # fmt: skip
 
 
 def audit_link(session: Session, request: Request, now: datetime) -> None:
     """One leaf about a request that follows another."""
-    add(session, link_entry(request, now))
+    assert request.duplicate_of_id is not None  # noqa: S101 - a constraint
+    add(session, link_entry(request.id, request.duplicate_of_id, request.served_model_id, now))
 
 
 def published(session: Session, first: Request, now: datetime) -> None:

@@ -6,7 +6,7 @@ Without retain items that takes three statements (`intake_repository`), and diff
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -37,9 +37,6 @@ from app.telemetry.context import note
 from app.telemetry.tracing import traceparent
 from grail.types import Role as ExampleRole
 from grail.types import Segment
-
-ROWS_AT_ONCE = 2000
-"""Items that one statement stores."""
 
 
 def submit(session: Session, payload: RequestCreate, who: Principal, now: datetime, *, due_days: int) -> RequestView:
@@ -93,20 +90,44 @@ def prepare(
     return _asked(payload, model, who, now, request_id, found, print_, due_days)
 
 
-def store(session: Session, asked: Sequence[Asked], blocked: Mapping[str, uuid.UUID], now: datetime) -> None:
-    """Write requests with their items, leaves and events. Retain items with a digest in `blocked` (and which request
-    forgets it) do not stand. Each request has its revision afterwards; the session does not know them."""
-    for part in _parts(asked):
-        entries = [leaf for one in part for leaf in _receipt_entries(one, blocked, now)]
-        revisions = intake.store(
-            session,
-            [_request_columns(one.request) for one in part],
-            [row for one in part for row in _rows(one.entries, one.request, blocked, now)],
-            [{"event": one.event, "subject_id": one.subject_id, "leaf": one.leaf.decode()} for one in entries],
-            [event for one in entries if (event := _event_columns(one)) is not None],
-        )
-        for one in part:
-            one.request.xmin = revisions[one.request.id]
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What is stored of a request, by columns; `trail` are its leaves, some of which are events, too."""
+
+    request: Mapping[str, Any]
+    examples: Sequence[Mapping[str, Any]]
+    trail: Sequence[AuditEntry]
+
+
+def rows_of(asked: Asked, blocked: Mapping[str, uuid.UUID], now: datetime) -> Rows:
+    """A request with its items, leaves and events. Retain items with a digest in `blocked` (and which request forgets
+    it) do not stand."""
+    return Rows(
+        _request_columns(asked.request),
+        list(_rows(asked.entries, asked.request, blocked, now)),
+        list(_receipt_entries(asked, blocked, now)),
+    )
+
+
+def leaf_columns(made: AuditEntry) -> dict[str, Any]:
+    """A leaf by columns."""
+    return {"event": made.event, "subject_id": made.subject_id, "leaf": made.leaf}
+
+
+def event_columns(trail: Iterable[AuditEntry]) -> Iterator[dict[str, Any]]:
+    """Those of the leaves that are events of a request, by columns."""
+    for made in trail:
+        said = of_request(made.event, made.fields)
+        if said is not None:
+            model_id = made.fields["served_model_id"]
+            yield {**said, "request_id": made.subject_id, "served_model_id": model_id, "created_at": made.at}
+
+
+def _store(session: Session, asked: Asked, blocked: Mapping[str, uuid.UUID], now: datetime) -> None:
+    """Write one request, which has its revision afterwards; the session does not know it."""
+    rows = rows_of(asked, blocked, now)
+    leaves = [{**leaf_columns(made), "leaf": made.leaf.decode()} for made in rows.trail]
+    asked.request.xmin = intake.store(session, rows.request, rows.examples, leaves, list(event_columns(rows.trail)))
 
 
 def _place(session: Session, asked: Asked, now: datetime) -> Counts:
@@ -122,7 +143,7 @@ def _place(session: Session, asked: Asked, now: datetime) -> Counts:
             session, request.created_by, request.served_model_id, request.fingerprint, forgotten
         )
         duplicates.link(request, first_id)
-    store(session, [asked], blocked, now)
+    _store(session, asked, blocked, now)
     if stands:
         conflicts.erase_from_standing(session, request, forgotten, now)
     return _counts(asked.entries)
@@ -228,8 +249,8 @@ def _receipt_entries(asked: Asked, blocked: Mapping[str, uuid.UUID], now: dateti
         retain_items=counts.retain_items,
         probes=counts.probes,
     )
-    if request.state is RequestState.LINKED:
-        yield duplicates.link_entry(request, now)
+    if request.duplicate_of_id is not None:
+        yield duplicates.link_entry(request.id, request.duplicate_of_id, request.served_model_id, now)
         return
     kept_out = {entry.digest for entry in found if _protects(entry)} & blocked.keys()
     for digest in sorted(kept_out):
@@ -243,27 +264,5 @@ def _counts(found: Sequence[Entry]) -> Counts:
     return Counts(items.count(Segment.FORGET), items.count(Segment.RETAIN), len(found) - len(items))
 
 
-def _parts(asked: Sequence[Asked]) -> Iterator[list[Asked]]:
-    """Requests with at most `ROWS_AT_ONCE` items together, or one with more."""
-    part: list[Asked] = []
-    rows = 0
-    for one in asked:
-        if part and rows + len(one.entries) > ROWS_AT_ONCE:
-            yield part
-            part, rows = [], 0
-        part.append(one)
-        rows += len(one.entries)
-    if part:
-        yield part
-
-
 def _request_columns(request: Request) -> dict[str, Any]:
     return {name: getattr(request, name) for name in intake.REQUEST_COLUMNS}
-
-
-def _event_columns(made: AuditEntry) -> dict[str, Any] | None:
-    said = of_request(made.event, made.fields)
-    if said is None:
-        return None
-    model_id = made.fields["served_model_id"]
-    return {**said, "request_id": made.subject_id, "served_model_id": model_id, "created_at": made.at}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -134,20 +134,18 @@ def asked_before(
 
 def store(
     session: Session,
-    requests: Sequence[Mapping[str, Any]],
-    examples: Iterable[Mapping[str, Any]],
+    request: Mapping[str, Any],
+    examples: Sequence[Mapping[str, Any]],
     leaves: Sequence[Mapping[str, Any]],
     events: Sequence[Mapping[str, Any]],
-) -> dict[uuid.UUID, str]:
-    """Insert requests with all that belongs to them, in one statement. The revision of each request."""
+) -> str:
+    """Insert a request with all that belongs to it, in one statement. Its revision."""
     values = {
         name: json.dumps(rows, default=_plain)
-        for name, rows in (
-            ("requests", requests), ("examples", list(examples)), ("leaves", leaves), ("events", events),
-        )
-    }  # fmt: skip
-    rows = session.connection().exec_driver_sql(STORE, values)
-    return {row[0]: row[1] for row in rows}
+        for name, rows in (("requests", [request]), ("examples", examples), ("leaves", leaves), ("events", events))
+    }
+    revision: str = session.connection().exec_driver_sql(STORE, values).one().revision
+    return revision
 
 
 def _plain(value: Any) -> str:

@@ -44,7 +44,7 @@ def counter(session: Session, request_id: uuid.UUID, reason: str, who: Principal
     for one in _with_duplicates(session, request):
         move(one, RequestEvent.COUNTER)
         one.countered_at, one.counter_reason = now, reason
-        if one.content_until is not None and one.content_until >= now:
+        if one.content_removed_at is None and one.content_until is not None and one.content_until >= now:
             one.content_until = max(one.content_until, _window_end(session, one, now))
         note(session, "countered", one, who, now, reason=reason)
     return views_of(session, [request], now, who)[0]

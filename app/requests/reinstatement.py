@@ -119,7 +119,7 @@ def _request(original: Request, model: ServedModel, who: Principal, now: datetim
 
 def _kept(session: Session, original: Request, now: datetime) -> list[dict[str, Any]]:
     """The forget items of the original with their probes, to be retained. Raises ContentGone."""
-    if original.content_until is None or original.content_until < now:
+    if original.content_removed_at is not None or original.content_until is None or original.content_until < now:
         raise ContentGone
     rows = repository.items_of(session, original.id)
     items = {row.id: new_id() for row in rows if row.segment is Segment.FORGET and row.role is Role.ITEM}

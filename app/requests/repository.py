@@ -13,6 +13,7 @@ from sqlalchemy import ARRAY, Select, String, any_, cast, exists, func, insert, 
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session, aliased
 
+from app.ids import first_id
 from app.lifecycle import RequestState
 from app.requests.schemas import RequestFilter
 from app.tables import BatchMember, Example, Job, Request, RequestKind, ServedModel
@@ -118,10 +119,10 @@ def _narrowed(statement: Select[Request], wanted: RequestFilter) -> Select[Reque
         statement = statement.where(Request.served_model_id == model_id)
     if wanted.received_after is not None:
         statement = statement.where(Request.received_at > wanted.received_after)
-        statement = statement.where(Request.id >= _first_id(wanted.received_after, -CLOCK_SLACK))
+        statement = statement.where(Request.id >= first_id(wanted.received_after, -CLOCK_SLACK))
     if wanted.received_before is not None:
         statement = statement.where(Request.received_at < wanted.received_before)
-        statement = statement.where(Request.id < _first_id(wanted.received_before, CLOCK_SLACK))
+        statement = statement.where(Request.id < first_id(wanted.received_before, CLOCK_SLACK))
     return statement
 
 
@@ -326,15 +327,6 @@ def _set(session: Session, example_ids: Sequence[uuid.UUID], **values: Any) -> N
 def _any_of(digests: Iterable[str]) -> Any:
     """`= ANY(array)`: one parameter however many digests."""
     return any_(literal(sorted(set(digests)), ARRAY(String)))
-
-
-def _first_id(moment: datetime, slack: timedelta) -> uuid.UUID:
-    """The smallest id that can be made `slack` after `moment`: ids begin with milliseconds (RFC 9562, section 5.7).
-
-    In numbers, not in dates: the first and the last moment that a date can name have no hour before and after them.
-    """
-    milliseconds = int((moment.timestamp() + slack.total_seconds()) * 1000)
-    return uuid.UUID(int=max(milliseconds, 0) << 80)
 
 
 def _chunks(rows: Iterable[Mapping[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:

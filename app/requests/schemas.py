@@ -304,6 +304,7 @@ class RequestView(BaseModel):
                     "refusal_reason": None,
                     "counter": None,
                     "content_until": None,
+                    "content_removed_at": None,
                     "original_id": None,
                     "duplicate_of_id": None,
                     "completed_at": None,
@@ -339,6 +340,7 @@ class RequestView(BaseModel):
     refusal_reason: str | None = Field(repr=False, description="for the owner and officers")
     counter: CounterView | None
     content_until: datetime | None = Field(description="until then an erased work is kept for its reinstatement")
+    content_removed_at: datetime | None = Field(description="since then its texts are destroyed: they are shown empty")
     original_id: uuid.UUID | None = Field(description="the request that this one reinstates")
     duplicate_of_id: uuid.UUID | None = Field(description="the request that asks the same, whose end this one shares")
     completed_at: datetime | None

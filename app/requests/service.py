@@ -25,14 +25,14 @@ from app.requests.errors import (
     NotWithdrawable,
     WithdrawalForbidden,
 )
-from app.requests.intake import Asked, prepare, store, submit
+from app.requests.intake import Asked, prepare, submit
 from app.requests.moves import end_hold, take_back
 from app.requests.schemas import RequestFilter, RequestPage, RequestView
 from app.requests.views import contents_of, view_of_row, views_of
 from app.tables import Request
 
 NOT_THERE = "there is no request with this id that this key may see"
-__all__ = ["Asked", "browse", "expect", "prepare", "read", "status", "store", "submit", "withdraw"]
+__all__ = ["Asked", "browse", "expect", "prepare", "read", "status", "submit", "withdraw"]
 
 
 def read(session: Session, request_id: uuid.UUID, who: Principal, now: datetime, *, with_items: bool) -> RequestView:

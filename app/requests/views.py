@@ -126,6 +126,7 @@ def _view(
         refusal_reason=request.refusal_reason if with_reasons else None,
         counter=_counter(request, with_reasons),
         content_until=request.content_until,
+        content_removed_at=request.content_removed_at,
         completed_at=request.completed_at,
         tries=request.tries,
         outcome=request.outcome,

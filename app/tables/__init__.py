@@ -12,6 +12,7 @@ from app.tables.job import Job, JobKind
 from app.tables.key import Key, KeyRole
 from app.tables.report import Report
 from app.tables.request import HoldKind, Regulation, Request, RequestDomain, RequestKind
+from app.tables.retention import Retention
 from app.tables.served_model import Replica, ServedModel
 from app.tables.webhook import Delivery, DeliveryState, Webhook
 from app.tables.worker import Worker
@@ -46,6 +47,7 @@ __all__ = [
     "Request",
     "RequestDomain",
     "RequestKind",
+    "Retention",
     "ServedModel",
     "Webhook",
     "Worker",

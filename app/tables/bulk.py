@@ -30,7 +30,8 @@ class ImportForm(StrEnum):
 
 
 class Import(Base):
-    """`upload` names the spooled file, which is removed at the end; `errors_digest` the file of faults, row by row."""
+    """`upload` names the spooled file, which is removed at the end; `errors_digest` the file of faults, row by
+    row, until `errors_removed_at`. `stored` counts rows that lie in a transaction that is still open."""
 
     __tablename__ = "import"
 
@@ -41,9 +42,11 @@ class Import(Base):
     partial: Mapped[bool] = mapped_column(default=False)
     upload: Mapped[str | None] = mapped_column(String(200))
     rows: Mapped[int] = mapped_column(Integer, default=0)
+    stored: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
     imported: Mapped[int] = mapped_column(Integer, default=0)
     refused: Mapped[int] = mapped_column(Integer, default=0)
     errors_digest: Mapped[str | None] = mapped_column(String(64))
+    errors_removed_at: Mapped[datetime | None]
     error: Mapped[str | None] = mapped_column(String(64))
     attempts: Mapped[int] = mapped_column(Integer, default=0)
     lease_until: Mapped[datetime | None]
@@ -55,5 +58,7 @@ class Import(Base):
             "(finished_at IS NOT NULL) = (state IN ('imported', 'refused', 'failed'))", name="finished_when_final"
         ),
         Index("ix_import_created_by_id", "created_by", "id"),
+        Index("ix_import_faults", "finished_at", postgresql_where="errors_digest IS NOT NULL"),
+        Index("ix_import_open_of_key", "created_by", postgresql_where="state IN ('queued', 'running')"),
         Index("ix_import_open", "id", postgresql_where="state IN ('queued', 'running')"),
     )

@@ -4,6 +4,8 @@ A row belongs to a request, or (request_id null) to the retain set put by the op
 true serves every batch of its served model; erasure wins, so a forget
 item sets `standing` false on the rows it contradicts. Rows of the domain `general` belong to no request: they are
 instruction data that some methods retain instead of what stands beside the requests.
+
+A row whose text was destroyed has `removed_at` and empty texts; its digest stays, so that erasure goes on winning.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ class Example(Base):
             "outcome IN ('forgotten', 'in_base', 'not_forgotten', 'kept', 'lost')", name="outcome_is_known"
         ),
         CheckConstraint("domain <> 'general' OR request_id IS NULL", name="general_is_of_no_request"),
-        CheckConstraint("length(completion) > 0", name="completion_is_not_empty"),
+        CheckConstraint("length(completion) > 0 OR removed_at IS NOT NULL", name="completion_is_there_or_removed"),
         Index("ix_example_request_id_position", "request_id", "position"),
         Index("ix_example_parent_id", "parent_id"),
         Index("ix_example_served_model_id_content_digest", "served_model_id", "content_digest"),

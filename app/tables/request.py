@@ -51,7 +51,8 @@ class Request(Base):
     `first_due_at` is the due date before it was extended. While it is held (from the state `held_from`) its clock
     stands; what it stood is added to both dates at its end. Requests with one `group_id` are batched together and with
     no others: halves of a batch that failed. `content_until` is how long the content of an erased work is kept for a
-    counter-notice. `traceparent` is the span in which it was received, where traces are sent.
+    counter-notice; it was destroyed at `content_removed_at`. `traceparent` is the span in which it was received, where
+    traces are sent.
     """
 
     __tablename__ = "request"
@@ -92,6 +93,7 @@ class Request(Base):
     countered_at: Mapped[datetime | None]
     counter_reason: Mapped[str | None] = mapped_column(String(2000))
     content_until: Mapped[datetime | None]
+    content_removed_at: Mapped[datetime | None]
     traceparent: Mapped[str | None] = mapped_column(String(55))
     xmin: Mapped[Revision]
 
@@ -126,6 +128,12 @@ class Request(Base):
         ),
         Index("ix_request_fingerprint", "created_by", "fingerprint", postgresql_where="completed_at IS NULL"),
         Index("ix_request_duplicate_of_id", "duplicate_of_id", postgresql_where="duplicate_of_id IS NOT NULL"),
+        Index(
+            "ix_request_content_until",
+            "content_until",
+            "id",
+            postgresql_where="content_until IS NOT NULL AND content_removed_at IS NULL",
+        ),
         Index("ix_request_original_id", "original_id", postgresql_where="original_id IS NOT NULL"),
         Index(
             "ix_request_pending_in_order",

@@ -20,6 +20,7 @@ class Snapshot:
     lease_losses: Mapping[str, int]
     breakers: Mapping[str, BreakerState]
     left_out: int = field(default=0)
+    removed: Mapping[str, int] = field(default_factory=dict)
 
 
 GAUGES: Mapping[str, tuple[tuple[str, ...], str]] = {
@@ -62,6 +63,10 @@ def families(found: Snapshot) -> Iterator[Metric]:
     for model, count in found.lease_losses.items():
         losses.add_metric((model,), count)
     yield losses
+    removed = CounterMetricFamily("grail_rows_removed", "Rows removed because of their age.", labels=("kind",))
+    for kind, count in found.removed.items():
+        removed.add_metric((kind,), count)
+    yield removed
     states = [
         ((model, str(state)), float(state is now)) for model, now in found.breakers.items() for state in BreakerState
     ]

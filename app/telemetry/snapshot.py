@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.config import Settings
+from app.retention import repository as retention
 from app.served_models import breaker
 from app.tables import ServedModel
 from app.telemetry import repository
@@ -44,6 +45,7 @@ def read(session: Session, now: datetime, settings: Settings) -> Snapshot:
         lease_losses={row.name: row.lease_losses for row in shown},
         breakers={row.name: _breaker(row, now, settings) for row in shown},
         left_out=len(rows) - len(shown),
+        removed=retention.counts(session),
     )
 
 

@@ -127,6 +127,14 @@ def behind(session: Session, last: Position, *, below: int, limit: int) -> list[
     return list(session.scalars(statement))
 
 
+def slowest(session: Session) -> Position | None:
+    """The first place that an active webhook has reached, those of single requests aside; None where there is none."""
+    places: Any = select(Webhook.after_xid, Webhook.after_id)
+    statement = _active(places).where(Webhook.request_id.is_(None))
+    row = session.execute(statement.order_by(Webhook.after_xid, Webhook.after_id).limit(1)).first()
+    return None if row is None else Position(row.after_xid, row.after_id)
+
+
 def put_in_front(session: Session, last: int) -> None:
     """Let webhooks go on behind the number that they had reached, once events were put in front."""
     reached = func.least(Webhook.after_id, last)

@@ -1,42 +1,62 @@
-"""An import with real processes, whose worker is killed in the middle of it."""
+"""Imports with real processes, whose worker is killed in the middle of them."""
 
 from __future__ import annotations
 
 import json
+from typing import Any
+
+import pytest
 
 from cli.stack import Stack
 from tests.e2e.service import Service
 from tests.fixtures.served import question
 
 ROWS = 1500
+WRONG = (7, 701)
 
 
-def test_an_import_outlives_its_worker_without_a_row_twice(stack: Stack, service: Service) -> None:
-    """Wrong rows among them are named once; what was imported before the kill is not imported again."""
+@pytest.mark.parametrize("partial", [True, False], ids=["in parts", "whole"])
+def test_an_import_outlives_its_worker_without_a_row_twice(stack: Stack, service: Service, partial: bool) -> None:
+    """In parts, wrong rows among them are named once, and what was imported before the kill is not imported again.
+    Whole, it is killed while it checks and again as soon as anything is stored, none of which shows before all does."""
+    wrong, name = (WRONG, "p") if partial else ((), "w")
     rows = [
-        {"served_model": "tiny", "domain": "privacy", "forget": [question(number)], "client_reference": f"r{number}"}
+        {
+            "served_model": "nobody" if number in wrong else "tiny", "domain": "privacy",
+            "forget": [question(number + ROWS * partial)], "client_reference": f"{name}{number}",
+        }
         for number in range(ROWS)
-    ]
-    for number in (7, 701):
-        rows[number]["served_model"] = "nobody"
+    ]  # fmt: skip
     body = "\n".join(map(json.dumps, rows))
     made = service.call(
-        "requester", "POST", "/v1/imports?partial=true", 202, content=body,
+        "requester", "POST", f"/v1/imports?partial={partial}", 202, content=body,
         headers={"Content-Type": "application/x-ndjson"},
     )  # fmt: skip
     path = f"/v1/imports/{made['id']}"
     service.until(path, lambda found: found["rows"] > 0)
     stack.kill("control")
+    if not partial:
+        found = service.until(path, lambda found: found["stored"] > 0 or found["finished_at"] is not None, seconds=240)
+        if found["finished_at"] is None:
+            assert references(service, name) == []
+            stack.kill("control")
     ended = service.until(path, lambda found: found["finished_at"] is not None, seconds=240)
-    assert (ended["state"], ended["rows"], ended["imported"], ended["refused"]) == ("imported", ROWS, ROWS - 2, 2)
+    counted = ("imported", ROWS, ROWS - len(wrong), ROWS - len(wrong), len(wrong))
+    assert tuple(ended[field] for field in ("state", "rows", "stored", "imported", "refused")) == counted
     answer = service.clients["requester"].get(f"{path}/errors")
-    assert [json.loads(line)["line"] for line in answer.text.splitlines()] == [8, 702]
-    references, cursor = [], None
+    assert [json.loads(line)["line"] for line in answer.text.splitlines()] == [number + 1 for number in wrong]
+    assert references(service, name) == sorted(f"{name}{number}" for number in range(ROWS) if number not in wrong)
+    assert list((stack.data_dir / "imports").iterdir()) == []
+
+
+def references(service: Service, name: str) -> list[str]:
+    """Those of all requests that begin so."""
+    found: list[Any] = []
+    cursor = None
     while True:
         wanted = {"limit": 200} | ({"cursor": cursor} if cursor else {})
         page = service.call("requester", "GET", "/v1/requests", params=wanted)
-        references += [one["client_reference"] for one in page["items"]]
+        found += [one["client_reference"] for one in page["items"]]
         cursor = page["next_cursor"]
         if cursor is None:
-            break
-    assert sorted(references) == sorted(f"r{number}" for number in range(ROWS) if number not in (7, 701))
+            return sorted(one for one in found if one.startswith(name))

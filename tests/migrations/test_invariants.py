@@ -60,7 +60,7 @@ ILLEGAL = [
     ("UPDATE example SET domain = 'secrets'", "invalid input value for enum example_domain"),
     ("UPDATE request SET domain = 'general'", "invalid input value for enum request_domain"),
     ("UPDATE example SET outcome = 'gone'", "ck_example_outcome_is_known"),
-    ("UPDATE example SET completion = ''", "ck_example_completion_is_not_empty"),
+    ("UPDATE example SET completion = ''", "ck_example_completion_is_there_or_removed"),
     ("UPDATE adapter SET version = 0", "ck_adapter_versions_start_at_one"),
     ("UPDATE adapter SET digest = 'ab'", "ck_adapter_digest_is_sha256"),
     ("UPDATE adapter SET published_at = NULL", "ck_adapter_published_at_is_set"),
@@ -99,6 +99,7 @@ LEGAL = [
     "UPDATE request SET state = 'needs_attention'",
     "UPDATE example SET standing = true WHERE segment = 'retain'",
     "UPDATE example SET domain = 'general', request_id = NULL WHERE segment = 'retain'",
+    "UPDATE example SET completion = '', removed_at = now()",
     "UPDATE adapter SET state = 'superseded'",
 ]
 

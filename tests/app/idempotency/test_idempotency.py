@@ -18,7 +18,7 @@ from app import queue
 from app.config import load_settings
 from app.db import transaction
 from app.idempotency import service
-from app.idempotency.service import KEPT, Call, Told, answer_once
+from app.idempotency.service import Call, Told, answer_once
 from app.requests.schemas import RequestPage
 from app.tables import Idempotency, Job, Key, Request
 from tests.app.service import Floor, slug
@@ -27,6 +27,8 @@ from tests.fixtures.served import question
 PATH = "/v1/requests"
 BODY: dict[str, Any] = {"served_model": "people", "domain": "privacy", "forget": [question(1)], "retain": [question(2)]}
 Send = Callable[..., httpx.Response]
+
+KEPT = timedelta(hours=24)
 
 
 @pytest.fixture

@@ -229,10 +229,10 @@ def test_a_worker_that_was_taken_for_dead_stores_nothing(
     import_id = imports.bring(*map(row, range(1, 9)), partial=partial)
     asleep, awake = threading.Event(), threading.Event()
     lost: list[bool] = []
-    add = run.bulk.add
+    load = run.bulk.load
 
-    def sleeps(session: Any, asked: Any, now: datetime) -> None:
-        add(session, asked, now)
+    def sleeps(session: Any, pieces: Any) -> None:
+        load(session, pieces)
         if threading.current_thread() is thread and not asleep.is_set():
             asleep.set()
             assert awake.wait(60)
@@ -241,7 +241,7 @@ def test_a_worker_that_was_taken_for_dead_stores_nothing(
         run.run(imports.db, imports.settings, import_id)
         lost.append(True)
 
-    monkeypatch.setattr(run.bulk, "add", sleeps)
+    monkeypatch.setattr(run.bulk, "load", sleeps)
     thread = threading.Thread(target=first)
     thread.start()
     assert asleep.wait(60)
@@ -255,6 +255,78 @@ def test_a_worker_that_was_taken_for_dead_stores_nothing(
     assert lost == [True]
     assert imports.view(import_id)["imported"] == 8
     assert imports.references() == [f"ref-{number:03}" for number in range(1, 9)]
+
+
+def test_of_the_same_the_first_of_the_file_is_done_whatever_their_dates(imports: Imports) -> None:
+    """Ids sort by `received_at`: the last row of the file has the smallest."""
+    rows = [row(1, client_reference=f"at-{n}", received_at=f"2026-01-{20 - n:02}T00:00:00Z") for n in range(8)]
+    imports.run(imports.bring(*rows[:4], row(2), *rows[4:]))
+    with imports.db.session_factory() as session:
+        found = {one.client_reference: one for one in session.scalars(select(Request))}
+    first = found["at-0"]
+    assert (first.state, first.duplicate_of_id) == ("received", None)
+    assert {found[f"at-{n}"].duplicate_of_id for n in range(1, 8)} == {first.id}
+    assert first.id > found["at-7"].id
+
+
+def test_any_text_is_stored_as_it_was_sent(imports: Imports) -> None:
+    texts = ["\\N", "\\.", "a\tb\\tc", "x\\", "one\ntwo\r\n", "\\x41", '{"a": [1]}', "ﬁ \U0001f642 \x0b\x7f"]
+    rows = [row(n, forget=[{"prompt": f"Which {n}?", "completion": f"This: {one}!"}]) for n, one in enumerate(texts)]
+    assert imports.run(imports.bring(*rows, row(99, note="a\tnote\\")))["imported"] == len(texts) + 1
+    with imports.db.session_factory() as session:
+        stored = session.scalars(select(Example).where(Example.prompt.startswith("Which")).order_by(Example.prompt))
+        assert [one.completion for one in stored] == [f"This: {one}!" for one in texts]
+        assert session.scalars(select(Request.note).where(Request.note.is_not(None))).all() == ["a\tnote\\"]
+
+
+def test_how_much_is_checked_and_stored_shows_before_anything_else_does(
+    imports: Imports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import_id = imports.bring(*map(row, range(1, 41)))
+    seen: list[Any] = []
+    settle = run.bulk.settle
+
+    def looks(*given: Any) -> None:
+        seen.append(imports.view(import_id))
+        settle(*given)
+
+    monkeypatch.setattr(run, "TELL_SECONDS", 0)
+    monkeypatch.setattr(spool, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(run.bulk, "settle", looks)
+    ended = imports.run(import_id)
+    (shown,) = seen
+    assert (shown["state"], shown["rows"], shown["stored"], shown["imported"]) == ("running", 40, 40, 0)
+    assert (ended["state"], ended["stored"], ended["imported"]) == ("imported", 40, 40)
+
+
+def test_a_model_that_changes_while_a_file_is_stored_is_checked_against_once_more(
+    imports: Imports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import_id = imports.bring(row(1, domain="copyright"))
+    load = run.bulk.load
+
+    def changes(session: Any, pieces: Any) -> None:
+        load(session, pieces)
+        body = {"policy": {"validate_notices": True}}
+        imports.floor.caller.call("operator", "PATCH", "/v1/models/people", json=body)
+        monkeypatch.setattr(run.bulk, "load", load)
+
+    monkeypatch.setattr(run.bulk, "load", changes)
+    assert imports.run(import_id)["imported"] == 1
+    with imports.db.session_factory() as session:
+        assert [one.state for one in session.scalars(select(Request))] == ["notice"]
+
+
+def test_a_key_has_so_many_imports_open_and_no_more(imports: Imports) -> None:
+    ids = [imports.bring(row(number), partial=True) for number in range(imports.settings.imports_per_key)]
+    for headers in ({}, {"Idempotency-Key": "k"}):
+        answer = imports.send(json.dumps(row(9)), **headers)
+        assert (answer.status_code, slug(answer)) == (429, "too-many-imports")
+        assert answer.headers["retry-after"] == "30"
+    assert len(list(imports.directory.iterdir())) == len(ids)
+    imports.bring(row(10), role="other")
+    imports.run(ids[0])
+    imports.bring(row(9))
 
 
 def test_a_stale_token_writes_nothing(imports: Imports) -> None:

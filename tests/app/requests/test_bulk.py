@@ -42,10 +42,7 @@ def in_bulk(session: Session, who: Principal, payloads: Sequence[RequestCreate])
         for payload in payloads
     ]
     if asked:
-        bulk.add(session, asked, NOW)
-        for start in range(0, len(asked), 2):
-            ids = [one.request.id for one in asked[start : start + 2]]
-            bulk.settle(session, asked[0].request.served_model_id, ids, NOW)
+        bulk.add(session, asked, who.key_id, NOW)
 
 
 def outcome(floor: Floor, before: Any, brought: Any, store: Store) -> Any:

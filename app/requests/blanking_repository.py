@@ -1,0 +1,60 @@
+"""Every statement about contents whose time is over."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection
+from datetime import datetime
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session, aliased
+
+from app.lifecycle import RequestState
+from app.tables import Example, Request
+from grail.types import Segment
+
+WITHOUT_EFFECT = (RequestState.WITHDRAWN, RequestState.FAILED, RequestState.REFUSED)
+"""States in which a request to reinstate has taught nothing."""
+
+
+def over(session: Session, now: datetime, limit: int) -> list[Request]:
+    """At most `limit` requests whose contents are to go, the longest due first, held; whatever others hold is left. One
+    that is being reinstated waits for its end."""
+    again = aliased(Request)
+    statement = (
+        select(Request)
+        .where(
+            Request.content_until.is_not(None),
+            Request.content_removed_at.is_(None),
+            Request.content_until < now,
+            ~select(again.id).where(again.original_id == Request.id, again.completed_at.is_(None)).exists(),
+        )
+        .order_by(Request.content_until, Request.id)
+        .limit(limit)
+        .with_for_update(of=Request, skip_locked=True, key_share=True)
+        .execution_options(populate_existing=True)
+    )
+    return list(session.scalars(statement))
+
+
+def blank(session: Session, request: Request, now: datetime) -> int:
+    """Destroy the texts of what a request had erased, probes too, and of copies that were to be taught again and were
+    not. How many rows. What it retains stays: others' jobs are held to it."""
+    copies = select(Request.id).where(Request.original_id == request.id, Request.state.in_(WITHOUT_EFFECT))
+    erased = _blanked(session, [request.id], now, only_forgotten=True)
+    return erased + _blanked(session, session.scalars(copies).all(), now, only_forgotten=False)
+
+
+def _blanked(session: Session, request_ids: Collection[uuid.UUID], now: datetime, *, only_forgotten: bool) -> int:
+    statement = (
+        update(Example)
+        .where(Example.request_id.in_(request_ids))
+        .values(
+            subject="", prompt="", completion="", facts=[], standing=False, erased_by_request_id=None,
+            removed_at=func.coalesce(Example.removed_at, now),
+        )
+        .returning(Example.id)
+    )  # fmt: skip
+    if only_forgotten:
+        statement = statement.where(Example.segment == Segment.FORGET)
+    return sum(1 for _ in session.scalars(statement, execution_options={"synchronize_session": False}))

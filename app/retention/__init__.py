@@ -1,0 +1,1 @@
+"""What is kept for a time and then removed: events, deliveries, kept answers, faults of imports, erased works."""
