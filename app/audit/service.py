@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sqlalchemy.orm import Session
 
-from app.events.journal import note
+from app.audit import repository
+from app.events.journal import note, note_all
 from app.ids import new_id
 from app.tables.audit import Audit
 from app.trust.canonical import canonical
@@ -54,6 +56,21 @@ def record(
     Raises NotForTheTrail for a text value that is not a plain token.
     """
     add(session, entry(event, subject_id, at, **fields))
+
+
+def record_all(
+    session: Session, event: str, request_ids: Sequence[uuid.UUID], *, served_model_id: uuid.UUID, **fields: LeafValue
+) -> None:
+    """The same change of many requests of one model: a leaf and an event for each, in their order, in two statements.
+
+    Raises NotForTheTrail for a text value that is not a plain token.
+    """
+    if not request_ids:
+        return
+    at = datetime.now(UTC)
+    leaves = [entry(event, str(request_id), at, **fields).leaf for request_id in request_ids]
+    repository.append(session, event, [str(request_id) for request_id in request_ids], leaves)
+    note_all(session, event, request_ids, served_model_id, at, fields)
 
 
 def add(session: Session, made: Entry) -> None:

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 import structlog
 from sqlalchemy.orm import Session
 
-from app.audit.service import record
+from app.audit.service import record, record_all
 from app.auth import Principal
 from app.batches import repository
 from app.batches.cost import cost, least_bytes
@@ -174,11 +174,7 @@ def plan_model(session: Session, served_model_id: uuid.UUID, now: datetime) -> J
     if model is None:
         return None
     arrived = repository.queue_received(session, model.id, QUEUE_AT_ONCE)
-    for request_id in arrived:
-        record(
-            session, "request.queued", subject_id=str(request_id), state=str(RequestState.QUEUED),
-            served_model_id=str(model.id),
-        )  # fmt: skip
+    record_all(session, "request.queued", arrived, served_model_id=model.id, state=str(RequestState.QUEUED))
     policy = Policy.model_validate(model.policy)
     expected = repository.longest_of_late(session, model.id)
     pending = _uncontested(session, repository.pending(session, model.id, policy.max_requests_per_batch, lock=True))
@@ -273,7 +269,11 @@ def _make(
         drawn=drawn,
     )
     for request in requests:
-        _move(session, request, RequestEvent.BATCH, batch_id=batch.id)
+        request.state = advance_request(request.state, RequestEvent.BATCH)
+    record_all(
+        session, "request.batched", _ids(requests), served_model_id=model.id, state=str(RequestState.BATCHED),
+        batch_id=str(batch.id),
+    )  # fmt: skip
     enqueue(session, RUN_JOB, job.id)
     return job
 
@@ -353,16 +353,10 @@ def _queue_again(session: Session, model: ServedModel) -> None:
     session.flush()
 
 
-def _move(session: Session, request: Request, event: RequestEvent, *, batch_id: uuid.UUID | None = None) -> None:
+def _move(session: Session, request: Request, event: RequestEvent) -> None:
     """One legal move of a request, audited."""
     request.state = advance_request(request.state, event)
-    record(
-        session,
-        f"request.{request.state}",
-        subject_id=str(request.id),
-        state=str(request.state),
-        batch_id=None if batch_id is None else str(batch_id),
-    )
+    record(session, f"request.{request.state}", subject_id=str(request.id), state=str(request.state))
 
 
 def _retains_general(policy: Policy) -> bool:

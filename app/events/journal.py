@@ -7,7 +7,7 @@ that acted, nor another person's request, nor a digest of what a person wrote.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -31,6 +31,18 @@ def note(session: Session, change: str, subject_id: str | None, at: datetime, fi
         _add(session, "job.queued", Job, fields["job_id"], at, {**_model(fields), "state": "queued"})
     elif noun in repository.SUBJECTS and subject_id is not None:
         _add(session, change, repository.SUBJECTS[noun], subject_id, at, fields)
+
+
+def note_all(
+    session: Session,
+    change: str,
+    request_ids: Sequence[uuid.UUID],
+    served_model_id: uuid.UUID,
+    at: datetime,
+    fields: Mapping[str, Any],
+) -> None:
+    """Write the event of one audited change of many requests of a model, one for each in their order."""
+    repository.append(session, change, request_ids, served_model_id, _shown(fields), at)
 
 
 def of_request(change: str, fields: Mapping[str, Any]) -> dict[str, Any] | None:

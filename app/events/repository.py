@@ -7,11 +7,13 @@ by (xid, id) and stop below the oldest transaction that is still open: nothing c
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Text, func, literal, or_, select, text, tuple_, update
+from sqlalchemy import ColumnElement, Select, Text, bindparam, func, literal, or_, select, text, tuple_, update
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.orm.util import identity_key
 
@@ -26,6 +28,12 @@ EVENTS = "events"
 SCANNED = 5000
 """Events that one read looks at: who wants few of them gets where the next read begins."""
 UNSEEN = {"synchronize_session": False}
+APPEND = text("""
+INSERT INTO event (kind, request_id, served_model_id, data, created_at)
+SELECT CAST(:kind AS text), made.request_id, CAST(:model AS uuid), CAST(:data AS jsonb), CAST(:at AS timestamptz)
+FROM unnest(CAST(:request_ids AS uuid[])) WITH ORDINALITY AS made (request_id, turn)
+ORDER BY made.turn
+""").bindparams(bindparam("data", type_=JSONB))
 SETTLED = text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
 
 
@@ -48,6 +56,20 @@ def model_of(session: Session, table: type[Any], subject: uuid.UUID) -> uuid.UUI
         return found
     with session.no_autoflush:
         return session.scalars(select(table.served_model_id).where(table.id == subject)).one_or_none()
+
+
+def append(
+    session: Session,
+    kind: str,
+    request_ids: Sequence[uuid.UUID],
+    served_model_id: uuid.UUID,
+    data: Mapping[str, Any],
+    at: datetime,
+) -> None:
+    """The same event of many requests of a model, in their order and after all that was added before."""
+    session.flush()
+    values = {"kind": kind, "request_ids": list(request_ids), "model": served_model_id, "data": dict(data), "at": at}
+    session.execute(APPEND, values)
 
 
 def settled_before(session: Session) -> int:
