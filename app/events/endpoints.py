@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from app.auth import Principal, require
 from app.config import bounds
 from app.db import DbSession
-from app.errors import NotFound, Unauthorised, Unavailable, Unprocessable, problem_responses
+from app.errors import NotFound, Overloaded, Unauthorised, Unavailable, Unprocessable, problem_responses
 from app.events import service
 from app.events.errors import TooManyStreams
 from app.events.positions import LATEST, PATTERN, START, Position, position_of
@@ -74,7 +74,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         "content": {MEDIA_TYPE: {"schema": {"type": "string"}}},
     },
     204: {"description": "To who connects again: it has ended, and there is nothing more"},
-    **problem_responses(BadCursor, Unauthorised, NotFound, Unprocessable, TooManyStreams, Unavailable),
+    **problem_responses(BadCursor, Unauthorised, NotFound, Unprocessable, TooManyStreams, Unavailable, Overloaded),
 }
 
 
