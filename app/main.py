@@ -16,7 +16,7 @@ from app.auth import KnownKeys
 from app.config import Settings, load_settings
 from app.db import Database
 from app.description import router as description
-from app.errors import LastBorder, Problem, install_handlers
+from app.errors import PROBLEM, LastBorder, Overloaded, Problem, TooSlow, install_handlers
 from app.events.endpoints import router as events
 from app.events.streams import Streams
 from app.imports.endpoints import PATH as IMPORTS
@@ -31,6 +31,7 @@ from app.opendsr.endpoints import router as opendsr
 from app.opendsr.errors import in_their_form
 from app.rates.admission import Admission
 from app.rates.counting import Counting
+from app.rates.errors import RateLimited
 from app.reports.endpoints import router as reports
 from app.requests.decision_endpoints import router as decisions
 from app.requests.endpoints import router as requests
@@ -121,10 +122,16 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         schemas["Problem"] = Problem.model_json_schema()
         schemas.pop("HTTPValidationError", None)
         schemas.pop("ValidationError", None)
-        problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+        problem = {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}
         for path in document["paths"].values():
             for operation in path.values():
-                refused = operation.get("responses", {}).get("422")
+                responses = operation.setdefault("responses", {})
+                if operation.get("security"):  # what any call with a key may meet before its endpoint is asked
+                    responses.setdefault("429", {"description": RateLimited.title, "content": problem})
+                    responses.setdefault("503", {"description": Overloaded.title, "content": problem})
+                if "requestBody" in operation:
+                    responses.setdefault("408", {"description": TooSlow.title, "content": problem})
+                refused = responses.get("422")
                 if refused and "HTTPValidationError" in str(refused):
                     operation["responses"]["422"] = {"description": "The request makes no sense", "content": problem}
         app.openapi_schema = document
