@@ -108,9 +108,9 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
         refused=metrics.rate_limited, forms={"/opendsr/": in_their_form},
     )  # fmt: skip
     app.add_middleware(LastBorder)
-    app.add_middleware(InFlight, most=settings.max_in_flight, shed=metrics.shed)
-    app.add_middleware(HangUp)
     app.add_middleware(Exchanges, observe=metrics.observe, used=app.state.usage.note)
+    app.add_middleware(InFlight, most=settings.max_in_flight, shed=metrics.shed)  # what is shed is not even logged
+    app.add_middleware(HangUp)
     app.add_middleware(RequestIds)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from urllib.parse import parse_qs, urlsplit
 
 import structlog
+from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -37,6 +38,17 @@ def url_of(settings: Settings) -> str | None:
         number = parse_qs(parts.query).get("virtual_host", ["0"])[0]
         return f"unix://{parts.path}?db={number.strip('/') or 0}"
     return url if parts.scheme in {"redis", "rediss", "unix"} else None
+
+
+def answers(url: str, timeout_seconds: float) -> bool:
+    """Whether the counter answers, for who asks once."""
+    try:
+        with SyncRedis.from_url(
+            url, socket_timeout=timeout_seconds, socket_connect_timeout=timeout_seconds
+        ) as connection:
+            return bool(connection.ping())
+    except (RedisError, OSError, ValueError):
+        return False
 
 
 class Counting:
