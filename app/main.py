@@ -104,7 +104,7 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
     )  # fmt: skip
     metrics = app.state.metrics
     app.add_middleware(
-        Admission, settings=settings, known=app.state.known_keys, counting=app.state.counting, imports=IMPORTS,
+        Admission, settings=settings, counting=app.state.counting, imports=IMPORTS,
         refused=metrics.rate_limited, forms={"/opendsr/": in_their_form},
     )  # fmt: skip
     app.add_middleware(LastBorder)

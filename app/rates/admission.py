@@ -10,11 +10,11 @@ import math
 import time
 from collections.abc import Callable, Mapping
 
+from starlette.datastructures import State
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.auth import ADMITTED, NO_VALID_KEY, KnownKeys, Principal, bearer_of, has_form, hash_key, prefix_of
 from app.config import Settings
-from app.db import Database
 from app.errors import ServiceError, Unauthorised, answer
 from app.rates.counting import Counting
 from app.rates.errors import RateLimited, TooManyFailures
@@ -35,10 +35,10 @@ class Admission:
     """`forms` says in which form addresses below a prefix tell of errors."""
 
     def __init__(
-        self, app: ASGIApp, settings: Settings, known: KnownKeys, counting: Counting, *, imports: str,
+        self, app: ASGIApp, settings: Settings, counting: Counting, *, imports: str,
         refused: Refused, forms: Mapping[str, Form],
     ) -> None:  # fmt: skip
-        self.app, self.settings, self.known, self.counting = app, settings, known, counting
+        self.app, self.settings, self.counting = app, settings, counting
         self.imports, self.refused, self.forms = imports, refused, dict(forms)
         self.failures = failures_of(settings)
 
@@ -55,7 +55,7 @@ class Admission:
         fields: list[tuple[bytes, bytes]] = []
         try:
             plaintext = bearer_of(scope)
-            who = await self._holder(plaintext, place_of(scope), scope["app"].state.db)
+            who = await self._holder(plaintext, place_of(scope), scope["app"].state)
             kind = kind_of(scope["method"], scope["path"], self.imports)
             quota = quota_of(self.settings, who.role, prefix_of(plaintext), kind)
             found = await self.counting.take(str(who.key_id), quota)
@@ -78,17 +78,18 @@ class Admission:
 
         await self.app(scope, receive, with_fields)
 
-    async def _holder(self, plaintext: str, place: str, db: Database) -> Principal:
+    async def _holder(self, plaintext: str, place: str, state: State) -> Principal:
         """Raises Unauthorised, TooManyFailures, Unavailable."""
+        known: KnownKeys = state.known_keys
         digest, now = hash_key(plaintext), time.monotonic()
-        who = self.known.get(digest, now)
+        who = known.get(digest, now)
         if who is None:
             if not has_form(plaintext):
                 raise await self._failed(place)
-            if not self.known.seen(digest):  # whoever held a key lately is not locked out by a neighbour's guesses
+            if not known.seen(digest):  # whoever held a key lately is not locked out by a neighbour's guesses
                 self._check(await self.counting.take(place, self.failures, counts=False))
             try:
-                who = await self.known.look_up(db, plaintext, digest, now)
+                who = await known.look_up(state.db, plaintext, digest, now)
             except Unauthorised:
                 raise await self._failed(place) from None
         note(key_id=who.shown)
