@@ -52,6 +52,7 @@ class Settings(BaseSettings):
     body_seconds: float = Field(30.0, gt=0, description="In which a body has to be there as a whole.")
     import_seconds: float = Field(900.0, gt=0, description="The same for a file.")
     max_in_flight: int = Field(100, gt=0, description="Calls at work in one process; those over it get a 503 at once.")
+    ready_kept_seconds: float | None = Field(None, ge=0, description="How long /readyz answers with what it found; 1.")
 
     rate_limits_on: bool = True
     rate_url: str = Field("", repr=False, description="Redis or Valkey that counts calls; the broker without one.")

@@ -48,17 +48,21 @@ class Kept:
     """What was found a moment ago. Of any number of callers one thread looks, and the others wait for it without one:
     they need no key, and must not become anybody's load."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float | None = None) -> None:
+        self.seconds = seconds
         self._found: tuple[float, Readiness] | None = None
         self._looking: asyncio.Task[Readiness] | None = None
 
     async def get(self, look: Callable[[], Readiness]) -> Readiness:
         """What `look` finds, at most KEPT_SECONDS old."""
-        if self._found is not None and time.monotonic() - self._found[0] < KEPT_SECONDS:
+        if self._found is not None and time.monotonic() - self._found[0] < self._keeps():
             return self._found[1]
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look(look))
         return await asyncio.shield(self._looking)
+
+    def _keeps(self) -> float:
+        return KEPT_SECONDS if self.seconds is None else self.seconds
 
     async def _look(self, look: Callable[[], Readiness]) -> Readiness:
         found = await run_in_threadpool(look)

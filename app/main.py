@@ -84,7 +84,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )  # fmt: skip
     app.state.usage, app.state.metrics = KeyUsage(app.state.db), Metrics(app.state.db, settings)
     app.state.counting = Counting(settings, app.state.metrics.rates_counted)
-    app.state.readiness = health.Kept()
+    app.state.readiness = health.Kept(settings.ready_kept_seconds)
     install_handlers(app)
     for router in (
         requests, decisions, imports, jobs, events, webhooks, opendsr, reports, served_models, adapters, methods,
