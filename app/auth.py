@@ -9,7 +9,6 @@ import hashlib
 import hmac
 import re
 import secrets
-import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,16 +19,16 @@ from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session
+from starlette.types import Scope
 
 from app.db import Database, DbSession, reading
 from app.errors import Forbidden, Unauthorised
 from app.keys import repository
 from app.tables.key import KeyRole as Role
-from app.telemetry.context import note
 
 __all__ = [
-    "SEES_ALL", "Claimed", "KnownKeys", "Principal", "Role", "authenticate", "claimed", "confirm", "hash_key",
-    "new_key", "require",
+    "ADMITTED", "SEES_ALL", "Claimed", "KnownKeys", "Principal", "Role", "authenticate", "bearer_of", "claimed",
+    "confirm", "has_form", "hash_key", "new_key", "prefix_of", "require",
 ]  # fmt: skip
 
 bearer = HTTPBearer(auto_error=False, description="An API key, made with `grail keys create`.")
@@ -39,6 +38,8 @@ KNOWN_SECONDS, KNOWN_MOST = 60.0, 4096
 SEES_ALL = frozenset({Role.OPERATOR, Role.OFFICER, Role.ADMIN})
 """Roles that see everybody's requests and what follows from them: jobs, reports, imports, events."""
 FORM = re.compile(r"grail_([0-9a-f]{8})_[A-Za-z0-9_-]+")
+ADMITTED = "grail.admitted"
+"""Where a call's scope has the holder whom `app.rates.admission` let in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,24 @@ def hash_key(plaintext: str) -> str:
     return hashlib.sha256(plaintext.encode()).hexdigest()
 
 
+def has_form(plaintext: str) -> bool:
+    """Whether it could be a key."""
+    return FORM.fullmatch(plaintext) is not None
+
+
+def prefix_of(plaintext: str) -> str:
+    """The part of a key that may be shown."""
+    form = FORM.fullmatch(plaintext)
+    return form[1] if form else ""
+
+
+def bearer_of(scope: Scope) -> str:
+    """What a call's Authorization header gives as its bearer token, as FastAPI reads it."""
+    given = next((value for name, value in scope["headers"] if name == b"authorization"), b"").decode("latin-1")
+    scheme, _, credentials = given.partition(" ")
+    return credentials.strip(" ") if scheme.lower() == "bearer" else ""
+
+
 def authenticate(session: Session, plaintext: str | None) -> Principal:
     """The holder of a key. Raises Unauthorised, with the same words whatever was wrong."""
     form = FORM.fullmatch(plaintext or "")
@@ -104,31 +123,32 @@ class KnownKeys:
         who, until = self._found.get(digest, (None, 0.0))
         return who if now < until else None
 
-    def put(self, digest: str, who: Principal, now: float) -> None:
-        """Remember a holder."""
+    def seen(self, digest: str) -> bool:
+        """Whether a key with that digest was found before, however long ago."""
+        return self._found.get(digest) is not None
+
+    async def look_up(self, db: Database, plaintext: str, digest: str, now: float) -> Principal:
+        """Ask the database, and remember the holder. Raises Unauthorised, Unavailable."""
+        who = await run_in_threadpool(_look_up, db, plaintext)
         if len(self._found) >= KNOWN_MOST:
             self._found.clear()
         self._found[digest] = (who, now + KNOWN_SECONDS)
-
-
-async def claimed(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
-) -> Principal:
-    """Whose key was sent, as far as it was right within the last minute; counts against the key's rate. Whoever needs
-    more than a name has to let the database confirm it. Raises Unauthorised and RateLimited."""
-    plaintext = credentials.credentials if credentials else ""
-    digest, state = hash_key(plaintext), request.app.state
-    who: Principal | None = state.known_keys.get(digest, time.monotonic())
-    if who is None:
-        who = await run_in_threadpool(_look_up, state.db, plaintext)
-        state.known_keys.put(digest, who, time.monotonic())
-    note(key_id=who.shown)
-    return who
+        return who
 
 
 def _look_up(db: Database, plaintext: str) -> Principal:
     with reading(db) as connection, Session(connection) as session:
         return authenticate(session, plaintext)
+
+
+async def claimed(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> Principal:
+    """Whose key was sent, as far as it was right within the last minute: `app.rates.admission` looked at it, and
+    counted the call, before the body was read. Whoever needs more than a name has to let the database confirm it.
+    Raises Unauthorised."""
+    who: Principal | None = request.scope.get(ADMITTED)
+    if who is None:
+        raise Unauthorised(NO_VALID_KEY)
+    return who
 
 
 Claimed = Annotated[Principal, Depends(claimed)]

@@ -5,12 +5,20 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
-from pydantic import Field, IPvAnyNetwork
+from pydantic import Field, IPvAnyNetwork, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-SECRETS = ("GRAIL_DATABASE_URL", "GRAIL_BROKER_URL", "GRAIL_MASTER_SECRET", "GRAIL_METRICS_TOKEN", "GRAIL_KEY")
+SECRETS = (
+    "GRAIL_DATABASE_URL", "GRAIL_BROKER_URL", "GRAIL_RATE_URL", "GRAIL_MASTER_SECRET", "GRAIL_METRICS_TOKEN",
+    "GRAIL_KEY",
+)  # fmt: skip
 """What may also come from a file: `GRAIL_MASTER_SECRET_FILE` and so on. GRAIL_KEY is the command line's."""
+
+
+RateRole = Literal["requester", "operator", "officer", "admin"]
+RateKind = Literal["read", "write", "import"]
 
 
 class Settings(BaseSettings):
@@ -42,6 +50,23 @@ class Settings(BaseSettings):
     max_import_rows: int = Field(100_000, gt=0)
     imports_per_key: int = Field(5, gt=0, description="That have not ended: each keeps its file on the disk.")
     page_limit_max: int = Field(200, gt=0)
+    body_seconds: float = Field(30.0, gt=0, description="In which a body has to be there as a whole.")
+    import_seconds: float = Field(900.0, gt=0, description="The same for a file.")
+    max_in_flight: int = Field(100, gt=0, description="Calls at work in one process; those over it get a 503 at once.")
+    ready_kept_seconds: float | None = Field(None, ge=0, description="How long /readyz answers with what it found; 1.")
+
+    rate_limits_on: bool = True
+    rate_url: str = Field("", repr=False, description="Redis or Valkey that counts calls; the broker without one.")
+    rate_seconds: int = Field(60, gt=0, description="The window of all limits.")
+    rate_limits: dict[RateRole, dict[RateKind, PositiveInt]] = Field(
+        default_factory=dict, description="Instead of what app.rates.quotas has, by role and kind of call."
+    )
+    rate_limits_of_keys: dict[str, dict[RateKind, PositiveInt]] = Field(
+        default_factory=dict, description="Instead of the role's, by the prefix of a key."
+    )
+    rate_failures_per_address: int = Field(60, gt=0, description="Calls without a valid key.")
+    rate_timeout_seconds: float = Field(0.1, gt=0, description="How long a call waits for the counter.")
+    rate_pause_seconds: float = Field(2.0, gt=0, description="How long nobody asks a counter that did not answer.")
 
     request_due_days: int = Field(30, gt=0)
     max_tries: int = Field(3, gt=0)
@@ -66,6 +91,7 @@ class Settings(BaseSettings):
     events_poll_seconds: float = Field(0.5, gt=0)
     events_heartbeat_seconds: float = Field(15.0, gt=0)
     events_streams_per_key: int = Field(10, gt=0)
+    events_streams_max: int = Field(1000, gt=0, description="In one process; they do not count as in flight.")
     deliver_seconds: float = Field(2.0, gt=0)
     webhooks_per_key: int = Field(20, gt=0)
     webhook_timeout_seconds: float = Field(15.0, gt=0)

@@ -43,10 +43,12 @@ class ServiceError(Exception):
     mend: ClassVar[str] = "Try again later; if it stays, give the operator the id of this answer."
     headers: ClassVar[dict[str, str]] = {}
 
-    def __init__(self, detail: str | None = None, *, mend: str | None = None, **extra: Any) -> None:
+    def __init__(
+        self, detail: str | None = None, *, mend: str | None = None, retry_after: int | None = None, **extra: Any
+    ) -> None:
         self.detail = _writable(detail or self.title)
         self.how_to_mend = mend or self.mend
-        self.extra = extra
+        self.extra, self.retry_after = extra, retry_after
         super().__init__(self.detail)
 
     def problem(self) -> dict[str, Any]:
@@ -97,6 +99,13 @@ class MethodNotAllowed(ServiceError):
     mend = "See /openapi.json for the methods of each address."
 
 
+class TooSlow(ServiceError):
+    """408."""
+
+    status, type, title = 408, "body-too-slow", "The body did not arrive in time"
+    mend = "Nothing was stored. Send it again over a better line, or in smaller parts."
+
+
 class Conflict(ServiceError):
     """409."""
 
@@ -140,6 +149,14 @@ class Unavailable(ServiceError):
     headers: ClassVar[dict[str, str]] = {"Retry-After": "5"}
 
 
+class Overloaded(ServiceError):
+    """503 at once instead of an answer after long."""
+
+    status, type, title = 503, "overloaded", "The service has as much at work as it can"
+    mend = "Nothing was read or stored. Send the same again after the seconds in Retry-After, and less at a time."
+    headers: ClassVar[dict[str, str]] = {"Retry-After": "2"}
+
+
 class StorageFull(ServiceError):
     """507."""
 
@@ -180,7 +197,10 @@ def problem_responses(*kinds: type[ServiceError]) -> dict[int | str, dict[str, A
 
 def answer(error: ServiceError) -> JSONResponse:
     """The HTTP answer of an error."""
-    return JSONResponse(error.problem(), status_code=error.status, media_type=PROBLEM, headers=dict(error.headers))
+    headers = dict(error.headers)
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    return JSONResponse(error.problem(), status_code=error.status, media_type=PROBLEM, headers=headers)
 
 
 BY_STATUS: dict[int, type[ServiceError]] = {

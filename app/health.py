@@ -3,13 +3,16 @@ names nor paths nor addresses."""
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from sqlalchemy.exc import SQLAlchemyError
@@ -24,6 +27,7 @@ from app.workers import service as workers
 router = APIRouter(tags=["health"])
 
 OK = "ok"
+KEPT_SECONDS = 1.0
 
 
 class Health(BaseModel):
@@ -40,21 +44,54 @@ class Readiness(BaseModel):
     warnings: dict[str, str]
 
 
+class Kept:
+    """What was found a moment ago. Of any number of callers one thread looks, and the others wait for it without one:
+    they need no key, and must not become anybody's load."""
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self.seconds = seconds
+        self._found: tuple[float, Readiness] | None = None
+        self._looking: asyncio.Task[Readiness] | None = None
+
+    async def get(self, look: Callable[[], Readiness]) -> Readiness:
+        """What `look` finds, at most KEPT_SECONDS old."""
+        if self._found is not None and time.monotonic() - self._found[0] < self._keeps():
+            return self._found[1]
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look(look))
+        return await asyncio.shield(self._looking)
+
+    def _keeps(self) -> float:
+        return KEPT_SECONDS if self.seconds is None else self.seconds
+
+    async def _look(self, look: Callable[[], Readiness]) -> Readiness:
+        found = await run_in_threadpool(look)
+        self._found = (time.monotonic(), found)
+        return found
+
+
 @router.get("/healthz")
-def healthz() -> Health:
+async def healthz() -> Health:
     """The process answers."""
     return Health()
 
 
 @router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness, "description": "Not ready"}})
-def readyz(request: Request) -> Any:
+async def readyz(request: Request) -> Any:
     """Database, schema, broker and storage, one by one; served models' files and workers as warnings."""
-    settings, db = request.app.state.settings, request.app.state.db
+    app: FastAPI = request.app
+    found = await app.state.readiness.get(lambda: _look(app))
+    return JSONResponse(found.model_dump(), status_code=200 if found.ready else 503)
+
+
+def _look(app: FastAPI) -> Readiness:
+    settings, db = app.state.settings, app.state.db
     checks, warnings = _database(db, settings)
     checks |= {"broker": _broker(settings), "storage": _storage(settings.data_dir)}
-    ready = all(state == OK for state in checks.values())
-    found = Readiness(ready=ready, checks=checks, warnings=warnings)
-    return JSONResponse(found.model_dump(), status_code=200 if ready else 503)
+    uncounted = app.state.counting.warning()
+    if uncounted:
+        warnings["rates"] = uncounted
+    return Readiness(ready=all(state == OK for state in checks.values()), checks=checks, warnings=warnings)
 
 
 def _database(db: Database, settings: Settings) -> tuple[dict[str, str], dict[str, str]]:

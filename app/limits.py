@@ -1,21 +1,28 @@
-"""Pure ASGI middleware: bodies are bounded while they stream in, answers carry an id and safe headers."""
+"""Pure ASGI middleware: bodies are bounded in size and time while they stream in, answers carry an id and safe
+headers."""
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import ServiceError, TooLarge, UnsupportedMediaType, answer
+from app.errors import BadRequest, ServiceError, TooLarge, TooSlow, UnsupportedMediaType, answer
 
 SAFE_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
 ]
+
+
+DIGITS = 18
+"""Of a length that is looked at as a number."""
 
 
 class EncodedBody(UnsupportedMediaType):
@@ -25,63 +32,126 @@ class EncodedBody(UnsupportedMediaType):
     mend = "Send it as it is, without Content-Encoding."
 
 
-class _Exceeded(Exception):
-    """The body grew past the limit while it was read."""
+class _Refused(Exception):
+    """The body grew past a limit while it was read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Of one body."""
+
+    bytes: int
+    seconds: float
 
 
 class BodyLimit:
-    """Refuses bodies over `max_bytes`, by Content-Length at once and otherwise while counting; and bodies that are not
-    JSON. Paths in `file_bytes` take files: bodies with a bound of their own, whose kind their endpoint looks at."""
+    """Refuses bodies over their bounds: in size by Content-Length at once and otherwise while counting, in time while
+    they are waited for; and bodies that are not JSON. Paths in `files` take files: bodies with bounds of their own,
+    whose kind their endpoint looks at."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int, file_bytes: Mapping[str, int] | None = None) -> None:
-        self.app, self.max_bytes, self.file_bytes = app, max_bytes, dict(file_bytes or {})
+    def __init__(self, app: ASGIApp, bounds: Bounds, files: Mapping[str, Bounds] | None = None) -> None:
+        self.app, self.bounds, self.files = app, bounds, dict(files or {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        max_bytes = self.file_bytes.get(scope["path"], self.max_bytes)
-        refusal = self._refusal(scope, max_bytes)
+        bounds = self.files.get(scope["path"], self.bounds)
+        refusal = self._refusal(scope, bounds)
         if refusal is not None:
             await answer(refusal)(scope, receive, send)
             return
-        seen, started = 0, False
+        body, started = _Body(receive, bounds), False
 
-        async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > max_bytes:
-                raise _Exceeded
-            return message
-
-        async def unless_exceeded(message: Message) -> None:
+        async def unless_refused(message: Message) -> None:
             nonlocal started
-            if seen > max_bytes and not started:  # whoever read the body answers our exception in its own way
-                raise _Exceeded
+            if body.refusal is not None and not started:  # whoever read the body answers our exception in its own way
+                raise _Refused
             started = True
             await send(message)
 
         try:
-            await self.app(scope, counted, unless_exceeded)
-        except _Exceeded:
-            if started:
+            await self.app(scope, body.receive, unless_refused)
+        except _Refused:
+            if started or body.refusal is None:
                 raise
-            await answer(_too_large(max_bytes))(scope, receive, send)
+            await answer(body.refusal)(scope, receive, send)
 
-    def _refusal(self, scope: Scope, max_bytes: int) -> ServiceError | None:
+    def _refusal(self, scope: Scope, bounds: Bounds) -> ServiceError | None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > max_bytes:
-            return _too_large(max_bytes)
+        length = headers.get(b"content-length", b"0").strip()
+        if not length.isdigit():
+            return BadRequest("Content-Length is no number of bytes")
+        if len(length) > DIGITS or int(length) > bounds.bytes:
+            return _too_large(bounds.bytes)
         if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
             return EncodedBody("the body is compressed")
         kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
-        has_body = b"transfer-encoding" in headers or (length.isdigit() and int(length) > 0)
-        is_file = scope["path"] in self.file_bytes
-        if has_body and scope["method"] in {"POST", "PUT", "PATCH"} and not is_file and not _is_json(kind):
+        is_file = scope["path"] in self.files
+        if has_body(scope) and scope["method"] in {"POST", "PUT", "PATCH"} and not is_file and not _is_json(kind):
             return UnsupportedMediaType("the body has no JSON content type")
         return None
+
+
+class _Body:
+    """A body as it comes in; `refusal` once it is over a bound. What comes after it, a caller who hangs up, may take
+    its time."""
+
+    def __init__(self, receive: Receive, bounds: Bounds) -> None:
+        self._receive, self._bounds = receive, bounds
+        self._seen, self._ends, self._whole = 0, 0.0, False
+        self.refusal: ServiceError | None = None
+
+    async def receive(self) -> Message:
+        """The next message. Raises _Refused."""
+        if self._whole:
+            return await self._receive()
+        self._ends = self._ends or asyncio.get_running_loop().time() + self._bounds.seconds
+        try:
+            async with asyncio.timeout_at(self._ends):
+                message = await self._receive()
+        except TimeoutError:
+            self.refusal = TooSlow(f"the body was not there after {self._bounds.seconds:g} s")
+            raise _Refused from None
+        self._seen += len(message.get("body", b""))
+        if self._seen > self._bounds.bytes:
+            self.refusal = _too_large(self._bounds.bytes)
+            raise _Refused
+        self._whole = not message.get("more_body", False)
+        return message
+
+
+class HangUp:
+    """Ends the connection after an answer that was given before its body had come: else the rest would have to be read
+    for the sake of the next call, however slowly it comes."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not has_body(scope):
+            await self.app(scope, receive, send)
+            return
+        more = True
+
+        async def watched() -> Message:
+            nonlocal more
+            message = await receive()
+            more = bool(message.get("more_body", False))
+            return message
+
+        async def closing(message: Message) -> None:
+            if more and message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), (b"connection", b"close")]
+            await send(message)
+
+        await self.app(scope, watched, closing)
+
+
+def has_body(scope: Scope) -> bool:
+    """Whether a call has said that it brings a body."""
+    headers: dict[bytes, bytes] = dict(scope["headers"])
+    return b"transfer-encoding" in headers or headers.get(b"content-length", b"0").strip(b" 0") != b""
 
 
 def _too_large(max_bytes: int) -> ServiceError:

@@ -16,17 +16,22 @@ from app.auth import KnownKeys
 from app.config import Settings, load_settings
 from app.db import Database
 from app.description import router as description
-from app.errors import LastBorder, Problem, install_handlers
+from app.errors import PROBLEM, LastBorder, Overloaded, Problem, TooSlow, install_handlers
 from app.events.endpoints import router as events
 from app.events.streams import Streams
 from app.imports.endpoints import PATH as IMPORTS
 from app.imports.endpoints import router as imports
+from app.in_flight import InFlight
 from app.jobs.endpoints import router as jobs
 from app.keys.usage import KeyUsage
-from app.limits import BodyLimit, RequestIds
+from app.limits import BodyLimit, Bounds, HangUp, RequestIds
 from app.logs import configure_logs
 from app.methods.endpoints import router as methods
 from app.opendsr.endpoints import router as opendsr
+from app.opendsr.errors import in_their_form
+from app.rates.admission import Admission
+from app.rates.counting import Counting
+from app.rates.errors import RateLimited
 from app.reports.endpoints import router as reports
 from app.requests.decision_endpoints import router as decisions
 from app.requests.endpoints import router as requests
@@ -57,7 +62,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         masters()
         configure_traces(settings, f"api:{os.getpid()}")
         app.state.usage.begin()
+        app.state.counting.begin()
         yield
+        await app.state.counting.end()
         app.state.usage.end()
         flush_traces()
         app.state.db.dispose()
@@ -73,22 +80,38 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.streams = Streams(
         app.state.db, poll_seconds=settings.events_poll_seconds,
         heartbeat_seconds=settings.events_heartbeat_seconds, per_key=settings.events_streams_per_key,
+        most=settings.events_streams_max,
     )  # fmt: skip
     app.state.usage, app.state.metrics = KeyUsage(app.state.db), Metrics(app.state.db, settings)
+    app.state.counting = Counting(settings, app.state.metrics.rates_counted)
+    app.state.readiness = health.Kept(settings.ready_kept_seconds)
     install_handlers(app)
     for router in (
         requests, decisions, imports, jobs, events, webhooks, opendsr, reports, served_models, adapters, methods,
         description, telemetry, health.router,
     ):  # fmt: skip
         app.include_router(router)
-    app.add_middleware(
-        BodyLimit, max_bytes=settings.max_body_bytes, file_bytes={IMPORTS: settings.max_import_bytes}
-    )
-    app.add_middleware(LastBorder)
-    app.add_middleware(Exchanges, observe=app.state.metrics.observe, used=app.state.usage.note)
-    app.add_middleware(RequestIds)  # the last one added is the outermost
+    _add_middleware(app, settings)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
+
+
+def _add_middleware(app: FastAPI, settings: Settings) -> None:
+    """Nobody's body is looked at before their key, nor a key before there is room; the last one added is outermost."""
+    app.add_middleware(
+        BodyLimit, bounds=Bounds(settings.max_body_bytes, settings.body_seconds),
+        files={IMPORTS: Bounds(settings.max_import_bytes, settings.import_seconds)},
+    )  # fmt: skip
+    metrics = app.state.metrics
+    app.add_middleware(
+        Admission, settings=settings, counting=app.state.counting, imports=IMPORTS,
+        refused=metrics.rate_limited, forms={"/opendsr/": in_their_form},
+    )  # fmt: skip
+    app.add_middleware(LastBorder)
+    app.add_middleware(Exchanges, observe=metrics.observe, used=app.state.usage.note)
+    app.add_middleware(InFlight, most=settings.max_in_flight, shed=metrics.shed)  # what is shed is not even logged
+    app.add_middleware(HangUp)
+    app.add_middleware(RequestIds)
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
@@ -99,10 +122,16 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         schemas["Problem"] = Problem.model_json_schema()
         schemas.pop("HTTPValidationError", None)
         schemas.pop("ValidationError", None)
-        problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+        problem = {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}
         for path in document["paths"].values():
             for operation in path.values():
-                refused = operation.get("responses", {}).get("422")
+                responses = operation.setdefault("responses", {})
+                if operation.get("security"):  # what any call with a key may meet before its endpoint is asked
+                    responses.setdefault("429", {"description": RateLimited.title, "content": problem})
+                    responses.setdefault("503", {"description": Overloaded.title, "content": problem})
+                if "requestBody" in operation:
+                    responses.setdefault("408", {"description": TooSlow.title, "content": problem})
+                refused = responses.get("422")
                 if refused and "HTTPValidationError" in str(refused):
                     operation["responses"]["422"] = {"description": "The request makes no sense", "content": problem}
         app.openapi_schema = document

@@ -148,6 +148,28 @@ def _broker() -> Iterator[Finding]:
         yield Finding("broker", State.OK, "answers")
 
 
+def _rates() -> Iterator[Finding]:
+    """Without its counter the service lets every call pass: a note, since nothing is refused or lost."""
+    from app.config import load_settings
+    from app.rates.counting import AWAY, NO_SERVER, answers, url_of
+
+    settings, running = load_settings(), running_stack(data_directory())
+    broker = os.environ.get("GRAIL_BROKER_URL") or (running.broker_url if running else "")
+    if not settings.rate_limits_on:
+        yield Finding("rates", State.NOTE, "GRAIL_RATE_LIMITS_ON is false: no limit holds")
+        return
+    if not broker and not settings.rate_url:
+        yield Finding("rates", State.NOTE, "calls are counted where the broker is, once there is one")
+        return
+    url = url_of(settings.model_copy(update={"broker_url": broker}))
+    if url is None:
+        yield Finding("rates", State.NOTE, NO_SERVER)
+    elif answers(url, 3.0):
+        yield Finding("rates", State.OK, "calls are counted")
+    else:
+        yield Finding("rates", State.NOTE, AWAY)
+
+
 def _secret() -> Iterator[Finding]:
     from app.config import load_settings
     from app.secret import NoMasterSecret, masters
@@ -195,8 +217,8 @@ def _device() -> Iterator[Finding]:
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
-    _python, _packages, settings, _disk, model_roots, _servers, _service, _database, _broker, _secret, secret_files,
-    backups, traces, _model, _device,
+    _python, _packages, settings, _disk, model_roots, _servers, _service, _database, _broker, _rates, _secret,
+    secret_files, backups, traces, _model, _device,
 )  # fmt: skip
 
 

@@ -18,6 +18,14 @@ from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault(
+    "GRAIL_RATE_LIMITS",
+    '{"requester": {"read": 1000000000, "write": 1000000000, "import": 1000000000}, '
+    '"operator": {"read": 1000000000, "write": 1000000000, "import": 1000000000}, '
+    '"officer": {"read": 1000000000, "write": 1000000000, "import": 1000000000}, '
+    '"admin": {"read": 1000000000, "write": 1000000000, "import": 1000000000}}',
+)
+os.environ.setdefault("GRAIL_RATE_FAILURES_PER_ADDRESS", str(10**9))  # tests of limits set their own
 os.environ.setdefault("GRAIL_MASTER_SECRET", "a secret of tests and of nobody else at all")
 
 from app import schema

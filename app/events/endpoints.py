@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from app.auth import Principal, require
 from app.config import bounds
 from app.db import DbSession
-from app.errors import NotFound, Unauthorised, Unavailable, Unprocessable, problem_responses
+from app.errors import NotFound, Overloaded, Unauthorised, Unavailable, Unprocessable, problem_responses
 from app.events import service
 from app.events.errors import EventsRemoved, TooManyStreams
 from app.events.positions import LATEST, PATTERN, Position, position_of
@@ -77,7 +77,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     },
     204: {"description": "To who connects again: it has ended, and there is nothing more"},
     **problem_responses(
-        BadCursor, Unauthorised, NotFound, EventsRemoved, Unprocessable, TooManyStreams, Unavailable
+        BadCursor, Unauthorised, NotFound, EventsRemoved, Unprocessable, TooManyStreams, Unavailable, Overloaded
     ),
 }
 

@@ -28,7 +28,7 @@ from sqlalchemy.orm import Session
 from starlette.types import Receive, Scope, Send
 
 from app.db import Database, transaction
-from app.errors import Unavailable, answer
+from app.errors import Overloaded, Unavailable, answer
 from app.events import repository, service
 from app.events.errors import TooManyStreams
 from app.events.positions import Position
@@ -67,8 +67,9 @@ class Bell:
 class Streams:
     """The open streams of this process and their poller, which runs while there are any."""
 
-    def __init__(self, db: Database, *, poll_seconds: float, heartbeat_seconds: float, per_key: int) -> None:
-        self.db, self.poll_seconds, self.heartbeat_seconds, self.per_key = db, poll_seconds, heartbeat_seconds, per_key
+    def __init__(self, db: Database, *, poll_seconds: float, heartbeat_seconds: float, per_key: int, most: int) -> None:
+        self.db, self.poll_seconds, self.heartbeat_seconds = db, poll_seconds, heartbeat_seconds
+        self.per_key, self.most = per_key, most
         self.bells: set[Bell] = set()
         self.of_key: Counter[uuid.UUID] = Counter()
         self._readers: anyio.CapacityLimiter | None = None
@@ -76,9 +77,11 @@ class Streams:
 
     @contextmanager
     def opened(self, key_id: uuid.UUID, subject: uuid.UUID | None) -> Iterator[Bell]:
-        """A place for a stream of this key. Raises TooManyStreams."""
+        """A place for a stream of this key. Raises TooManyStreams, Overloaded."""
         if self.of_key[key_id] >= self.per_key:
             raise TooManyStreams(f"{self.per_key} streams of this key are open", limit=self.per_key)
+        if len(self.bells) >= self.most:
+            raise Overloaded(f"{self.most} event streams are open")
         bell = Bell(subject)
         self.of_key[key_id] += 1
         self.bells.add(bell)
@@ -158,7 +161,7 @@ class EventStream(Response):
             with self.streams.opened(self.key_id, self.wanted.request_id or self.wanted.job_id) as bell:
                 lines = StreamingResponse(self._lines(bell), media_type=MEDIA_TYPE, headers=HEADERS)
                 await lines(scope, receive, send)
-        except TooManyStreams as error:
+        except (TooManyStreams, Overloaded) as error:
             await answer(error)(scope, receive, send)
 
     async def _lines(self, bell: Bell) -> AsyncIterator[str]:

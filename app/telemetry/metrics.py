@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
 import structlog
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
@@ -98,12 +98,34 @@ class Metrics:
             buckets=BUCKETS,
             registry=None if self._shared else self._registry,
         )
+        own = None if self._shared else self._registry
+        self._limited = Counter(
+            "grail_rate_limited", "Calls that got a 429: over the rate of their key, or of their address without one.",
+            ("kind", "role"), registry=own,
+        )  # fmt: skip
+        self._shed = Counter("grail_http_shed", "Calls that got a 503 at once: as many were at work.", registry=own)
+        self._counted = Gauge(
+            "grail_rates_counted", "1 while limits hold; 0 while the counter does not answer and calls pass.",
+            registry=own, multiprocess_mode="livemin",
+        )  # fmt: skip
         if self._shared:
             MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         """One exchange."""
         self._seconds.labels(method, route, f"{status // 100}xx").observe(seconds)
+
+    def rate_limited(self, kind: str, role: str) -> None:
+        """One call over its rate."""
+        self._limited.labels(kind, role).inc()
+
+    def shed(self) -> None:
+        """One call that was refused for want of room."""
+        self._shed.inc()
+
+    def rates_counted(self, counted: bool) -> None:
+        """Whether limits hold from now on."""
+        self._counted.set(int(counted))
 
     def exposition(self) -> bytes:
         """All of it in Prometheus' text format."""

@@ -23,11 +23,13 @@ from tests.app.test_openapi import BODIES, GUARDED, address
 from tests.fixtures.served import question
 
 BODY = {"served_model": "people", "domain": "privacy", "forget": [question(1)], "retain": [question(2)]}
-CUT = text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name AND pid <> pg_backend_pid()")
+CUT = text(
+    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = :name AND pid <> pg_backend_pid()"
+)
 
 
 def cut_connections(services: EmbeddedServices, database_url: str) -> None:
-    """What a server does to its clients when it stops."""
+    """What a server does to its clients when it stops; they are cut once this returns."""
     outside = Database(services.postgres.url("grail"))
     with outside.engine.connect() as connection:
         connection.execute(CUT, {"name": make_url(database_url).database})
@@ -65,7 +67,7 @@ def test_a_database_that_goes_away_in_the_middle_of_a_request_is_a_503_and_nothi
 
     def cut(session: Any, *rest: Any, **more: Any) -> Any:
         if when == "before":
-            session.execute(text("SELECT 1"))  # idle connections would be replaced
+            session.connection()  # else the pool would replace it
             cut_connections(services, floor.settings.database_url)
         view = submit(session, *rest, **more)
         if when == "after":

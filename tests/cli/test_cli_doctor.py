@@ -24,7 +24,7 @@ def states(grail: Grail, expect: int = 0) -> dict[str, str]:
 
 def test_a_sound_machine_is_well(grail: Grail, settings: Settings) -> None:
     found = states(grail)
-    for name in ("python", "packages", "disk", "embedded", "database", "schema", "broker", "device"):
+    for name in ("python", "packages", "disk", "embedded", "database", "schema", "broker", "rates", "device"):
         assert found[name] == "ok", name
     assert found["service"] == "note"
 
@@ -38,6 +38,7 @@ def test_what_is_wrong_is_marked_and_the_way_out_said(
     monkeypatch.setattr(doctor, "CHECKS", tuple(check for check in doctor.CHECKS if check.__name__ != "_device"))
     said = grail("doctor", expect=1)
     assert "3 to mend" in said.err
+    assert "no limit holds" in " ".join(said.out.split())
     assert "run `grail migrate`" in said.out and "GRAIL_BROKER_URL" in said.out and "GRAIL_DATA_DIR" in said.out
     monkeypatch.setenv("GRAIL_DATABASE_URL", "postgresql://127.0.0.1:9/grail")
     assert states(grail, expect=1)["database"] == "WRONG"

@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from app.config import Settings, load_settings
 from app.db import transaction
 from app.embedded.services import EmbeddedServices
+from app.main import create_app
 from app.tables import Event
 from tests.app.service import BAD, NOW, Floor, revoke, until_settled
 from tests.app.test_away import cut_connections
@@ -35,10 +36,16 @@ def database_url(database_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
-def url(floor: Floor, api: FastAPI, settings: Settings) -> Iterator[str]:
+def served(settings: Settings) -> FastAPI:
+    """A process of its own: connections belong to one loop."""
+    return create_app(settings)
+
+
+@pytest.fixture
+def url(floor: Floor, served: FastAPI) -> Iterator[str]:
     """The API on a socket: streams do not end by themselves."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        config = uvicorn.Config(api, log_config=None, ws="none", lifespan="off", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(served, log_config=None, ws="none", timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
@@ -165,14 +172,14 @@ def test_a_job_tells_its_progress_and_ends(floor: Floor, url: str) -> None:
     stream.close()
 
 
-def test_an_idle_stream_sends_comments_and_holds_no_connection(floor: Floor, url: str, api: FastAPI) -> None:
+def test_an_idle_stream_sends_comments_and_holds_no_connection(floor: Floor, url: str, served: FastAPI) -> None:
     asked = floor.ask(1)
     stream = Stream(floor, url, f"/v1/requests/{asked}/events")
     stream.take(1)
     lines = iter(stream.lines)
     while stream.comments < 3:
         stream.comments += next(lines).startswith(":")
-    seen = [api.state.db.engine.pool.checkedout() for _ in range(50) if not time.sleep(0.002)]
+    seen = [served.state.db.engine.pool.checkedout() for _ in range(50) if not time.sleep(0.002)]
     assert min(seen) == 0, "now and then one looks; nobody stays"
     stream.close()
 
