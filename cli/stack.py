@@ -229,7 +229,8 @@ class Stack:
 
     def _environment(self) -> dict[str, str]:
         """The caller's environment, our settings over it. Children run in /, so paths are absolute, and the directories
-        that models may come from are spelt out: the default would be that directory."""
+        that models may come from are spelt out: the default would be that directory. The API looks anew whenever it is
+        asked whether it is ready, since `wait_ready` asks right after a `kill`."""
         roots = json.dumps([str(self.data_dir), str(Path.cwd())])
         ours = {
             "GRAIL_DATA_DIR": str(self.data_dir),
@@ -239,7 +240,7 @@ class Stack:
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "TOKENIZERS_PARALLELISM": "false",
         }
-        return {"GRAIL_MODEL_ROOTS": roots, **os.environ, **self.settings_env, **ours}
+        return {"GRAIL_MODEL_ROOTS": roots, "GRAIL_READY_KEPT_SECONDS": "0", **os.environ, **self.settings_env, **ours}
 
     def _start_children(self, listening: socket.socket) -> None:
         environment = self._environment()

@@ -30,7 +30,6 @@ def settings_env(models: Path) -> dict[str, str]:
     """Settings under which everything happens at once, and leases run out soon."""
     return {
         "GRAIL_MODEL_ROOTS": f'["{models}"]',
-        "GRAIL_READY_KEPT_SECONDS": "0",
         "GRAIL_LEASE_SECONDS": "3",
         "GRAIL_HEARTBEAT_SECONDS": "0.3",
         "GRAIL_PLAN_SECONDS": "0.3",

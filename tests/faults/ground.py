@@ -44,7 +44,6 @@ def settings_env(models: Path) -> dict[str, str]:
     """Everything happens at once, and leases run out soon."""
     return {
         "GRAIL_MODEL_ROOTS": f'["{models}"]',
-        "GRAIL_READY_KEPT_SECONDS": "0",
         "GRAIL_LEASE_SECONDS": str(LEASE_SECONDS),
         "GRAIL_HEARTBEAT_SECONDS": "0.5",
         "GRAIL_PLAN_SECONDS": "1",
