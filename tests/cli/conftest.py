@@ -15,9 +15,10 @@ from typing import Any
 import numpy
 import pytest
 import uvicorn
-from fastapi import FastAPI
 from safetensors.numpy import save_file
 
+from app.config import Settings
+from app.main import create_app
 from cli.main import main
 from tests.fixtures.served import SHAPE, write_base
 
@@ -56,8 +57,9 @@ def grail(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.fixture
-def url(api: FastAPI, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The API on a port of its own, named by GRAIL_URL."""
+def url(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An API of its own on a port of its own, named by GRAIL_URL: connections that count belong to one loop."""
+    api = create_app(settings)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = uvicorn.Server(uvicorn.Config(api, log_config=None, ws="none"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

@@ -220,7 +220,7 @@ def test_a_report_that_is_not_what_was_issued_is_not_shown(make_job, get, settin
 def test_the_openapi_document_shows_formats_errors_and_a_schema_that_holds(settings, make_job, get):
     operation = create_app(settings).openapi()["paths"]["/v1/jobs/{job_id}/report"]["get"]
     answers = operation["responses"]
-    assert set(answers) == {"200", "304", "401", "404", "406", "422", "500", "503"}
+    assert set(answers) == {"200", "304", "401", "404", "406", "422", "429", "500", "503"}
     assert set(answers["200"]["content"]) == {"application/json", "text/html", "application/pdf"}
     schema = answers["200"]["content"]["application/json"]["schema"]
     assert "$ref" not in json.dumps(schema)

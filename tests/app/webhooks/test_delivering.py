@@ -224,10 +224,10 @@ def test_events_are_fanned_out_once_however_many_pages_they_take(
     floor.ask(1)
     floor.work(BAD)
     floor.work()
-    post.run()
-    post.run()
     with floor.db.session_factory() as session:
         numbers = list(session.scalars(select(Event.id)))
+    for _ in numbers:  # a webhook that is being settled with is looked at in the next run
+        post.run()
     assert sorted(got.json["data"]["sequence"] for got in receiver.got) == sorted(numbers)
     assert len(numbers) > 10
 
