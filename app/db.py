@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import psycopg
 from fastapi import Depends, Request
 from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.exc import DisconnectionError, InterfaceError, OperationalError
+from sqlalchemy.exc import DisconnectionError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -24,6 +24,7 @@ from app import queue
 from app.errors import Unavailable
 
 ASK_AFTER_IDLE_SECONDS = 30.0
+IDLE_SECONDS = 60.0
 IN_DOUBT = (
     "It went away while it stored the change: look whether the change is there before you send it again. A call with "
     "an Idempotency-Key can be sent again as it was."
@@ -31,16 +32,27 @@ IN_DOUBT = (
 
 
 class Database:
-    """An engine and its sessions. Parameters are hidden from errors: they hold what shall be forgotten."""
+    """An engine and its sessions. Parameters are hidden from errors: they hold what shall be forgotten.
 
-    def __init__(self, url: str, *, pool_size: int = 10, timeout_seconds: int = 10, application: str = "grail") -> None:
+    A process that stands still in the middle of a transaction holds its rows for `idle_seconds` and no longer: the
+    server then ends its session, so that whoever takes its work over is not kept waiting until it wakes.
+    """
+
+    def __init__(
+        self, url: str, *, pool_size: int = 10, timeout_seconds: int = 10, application: str = "grail",
+        idle_seconds: float = IDLE_SECONDS,
+    ) -> None:  # fmt: skip
         self.engine: Engine = create_engine(
             url.replace("postgresql://", "postgresql+psycopg://", 1),
             pool_size=pool_size,
             max_overflow=pool_size,
             pool_timeout=timeout_seconds,
             hide_parameters=True,
-            connect_args={"connect_timeout": timeout_seconds, "application_name": application},
+            connect_args={
+                "connect_timeout": timeout_seconds,
+                "application_name": application,
+                "options": f"-c idle_in_transaction_session_timeout={max(1, round(idle_seconds * 1000))}",
+            },
         )
         self.session_factory = sessionmaker(self.engine, expire_on_commit=False)
         self.reader = self.engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -122,6 +134,10 @@ def _unavailable_when_away(mend: str | None = None) -> Iterator[None]:
         if isinstance(error, OperationalError) and not error.connection_invalidated and _is_retryable(error):
             raise
         raise Unavailable("the database does not answer", mend=mend) from None
+    except InternalError as error:
+        if not isinstance(error.orig, psycopg.errors.IdleInTransactionSessionTimeout):
+            raise
+        raise Unavailable("the database ended a transaction that stood still", mend=mend) from None
 
 
 def _is_retryable(error: OperationalError) -> bool:

@@ -40,6 +40,7 @@ class ServiceTask(Task):  # type: ignore[misc]  # celery is not annotated
             self.settings.database_url,
             timeout_seconds=self.settings.database_timeout_seconds,
             application=f"grail {self.name}",
+            idle_seconds=self.settings.lease_seconds,
         )
 
     @contextmanager

@@ -176,3 +176,16 @@ def test_a_broker_without_room_costs_nothing_but_the_bell(floor: Floor, services
         assert sweep(floor) == [job_id]
         assert connection.llen("gpu") == 1
         connection.delete("gpu")
+
+
+def test_who_stands_still_in_a_transaction_loses_its_rows(floor: Floor) -> None:
+    """As a process does that is stopped in the middle: it holds what it locked for a while, and not until it wakes."""
+    still = Database(floor.settings.database_url, pool_size=1, idle_seconds=0.2)
+    locked = text("SELECT 1 FROM served_model FOR UPDATE")
+    with pytest.raises(Unavailable), transaction(still) as stopped:
+        stopped.execute(locked)
+        with transaction(floor.db) as other:
+            other.execute(text("SET LOCAL lock_timeout = '30s'"))
+            other.execute(locked)
+        stopped.execute(text("SELECT 1"))
+    still.dispose()

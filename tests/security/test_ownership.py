@@ -26,7 +26,7 @@ CONDITIONS: list[dict[str, str]] = [
     {"Accept": "text/html"}, {"Accept": "image/png"}, {"Last-Event-ID": "1-1"}, {"Idempotency-Key": "a-key"},
 ]  # fmt: skip
 QUERIES = ("", "?include=items", "?format=pdf", "?after=latest", "?state=dead")
-PASSING = {"x-request-id", "date", "x-opendsr-signature", "ratelimit"}
+PASSING = {"x-request-id", "date", "x-opendsr-signature", "ratelimit", "ratelimit-policy"}
 ROUTES = sorted(key for key in ROLES if any(f"{{{name}}}" in key[1] for name in OWNED))
 
 
