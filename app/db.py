@@ -24,7 +24,6 @@ from app import queue
 from app.errors import Unavailable
 
 ASK_AFTER_IDLE_SECONDS = 30.0
-IDLE_SECONDS = 60.0
 IN_DOUBT = (
     "It went away while it stored the change: look whether the change is there before you send it again. A call with "
     "an Idempotency-Key can be sent again as it was."
@@ -34,14 +33,15 @@ IN_DOUBT = (
 class Database:
     """An engine and its sessions. Parameters are hidden from errors: they hold what shall be forgotten.
 
-    A process that stands still in the middle of a transaction holds its rows for `idle_seconds` and no longer: the
-    server then ends its session, so that whoever takes its work over is not kept waiting until it wakes.
+    A process that stands still in the middle of a transaction holds its rows for `idle_seconds` and no longer, if there
+    are any: the server then ends its session, and whoever takes its work over does not wait until it wakes.
     """
 
     def __init__(
         self, url: str, *, pool_size: int = 10, timeout_seconds: int = 10, application: str = "grail",
-        idle_seconds: float = IDLE_SECONDS,
+        idle_seconds: float | None = None,
     ) -> None:  # fmt: skip
+        idle = "" if idle_seconds is None else f"-c idle_in_transaction_session_timeout={round(idle_seconds * 1000)}"
         self.engine: Engine = create_engine(
             url.replace("postgresql://", "postgresql+psycopg://", 1),
             pool_size=pool_size,
@@ -51,7 +51,7 @@ class Database:
             connect_args={
                 "connect_timeout": timeout_seconds,
                 "application_name": application,
-                "options": f"-c idle_in_transaction_session_timeout={max(1, round(idle_seconds * 1000))}",
+                "options": idle,
             },
         )
         self.session_factory = sessionmaker(self.engine, expire_on_commit=False)

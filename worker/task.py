@@ -27,6 +27,8 @@ class ServiceTask(Task):  # type: ignore[misc]  # celery is not annotated
     """One instance a process and task name."""
 
     abstract = True
+    leased = False
+    """Whether others take its work over when it is not heard of: then it holds no rows for longer than a lease."""
 
     @property
     def settings(self) -> Settings:
@@ -40,7 +42,7 @@ class ServiceTask(Task):  # type: ignore[misc]  # celery is not annotated
             self.settings.database_url,
             timeout_seconds=self.settings.database_timeout_seconds,
             application=f"grail {self.name}",
-            idle_seconds=self.settings.lease_seconds,
+            idle_seconds=self.settings.lease_seconds if self.leased else None,
         )
 
     @contextmanager
@@ -64,6 +66,13 @@ class ServiceTask(Task):  # type: ignore[misc]  # celery is not annotated
             except Exception as error:  # noqa: BLE001  the border: see the module's docstring
                 log.error("task_failed", kind=type(error).__name__, where=line_of(error))
         return None
+
+
+class LeasedTask(ServiceTask):
+    """One that works under a lease."""
+
+    abstract = True
+    leased = True
 
 
 class SenderTask(ServiceTask):

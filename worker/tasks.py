@@ -14,7 +14,7 @@ from app.orphans import service as orphans
 from app.retention import service as retention
 from worker.celery import celery
 from worker.learning import load_stack
-from worker.task import SenderTask, ServiceTask
+from worker.task import LeasedTask, SenderTask, ServiceTask
 
 
 @celery.task(name="grail.plan_batches", base=ServiceTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated
@@ -27,8 +27,8 @@ def plan_batches(self: ServiceTask) -> None:
             batches.plan_model(session, model_id, clock(session))
 
 
-@celery.task(name="grail.run_job", base=ServiceTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated
-def run_job(self: ServiceTask, job_id: str) -> None:
+@celery.task(name="grail.run_job", base=LeasedTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated
+def run_job(self: LeasedTask, job_id: str) -> None:
     """Take the job up and compute it to its verdict; nothing if somebody else has it or it is done."""
     load_stack()  # by the workers that compute, and by no other
     from worker.job import work
@@ -43,8 +43,8 @@ def publish_job(self: ServiceTask, job_id: str) -> None:
         jobs.conclude(session, uuid.UUID(job_id), clock(session))
 
 
-@celery.task(name="grail.run_import", base=ServiceTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated
-def run_import(self: ServiceTask, import_id: str) -> None:
+@celery.task(name="grail.run_import", base=LeasedTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated
+def run_import(self: LeasedTask, import_id: str) -> None:
     """Take an import up and bring it to its end; nothing if somebody else has it or it is done."""
     imports.run(self.db, self.settings, uuid.UUID(import_id))
 

@@ -59,7 +59,7 @@ def record(
 
 
 def record_all(
-    session: Session, event: str, request_ids: Sequence[uuid.UUID], *, served_model_id: uuid.UUID, **fields: LeafValue
+    session: Session, event: str, request_ids: Sequence[uuid.UUID], model_id: uuid.UUID, **fields: LeafValue
 ) -> None:
     """The same change of many requests of one model: a leaf and an event for each, in their order, in two statements.
 
@@ -70,7 +70,7 @@ def record_all(
     at = datetime.now(UTC)
     leaves = [entry(event, str(request_id), at, **fields).leaf for request_id in request_ids]
     repository.append(session, event, [str(request_id) for request_id in request_ids], leaves)
-    note_all(session, event, request_ids, served_model_id, at, fields)
+    note_all(session, event, request_ids, model_id, at, fields)
 
 
 def add(session: Session, made: Entry) -> None:

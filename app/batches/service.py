@@ -174,7 +174,9 @@ def plan_model(session: Session, served_model_id: uuid.UUID, now: datetime) -> J
     if model is None:
         return None
     arrived = repository.queue_received(session, model.id, QUEUE_AT_ONCE)
-    record_all(session, "request.queued", arrived, served_model_id=model.id, state=str(RequestState.QUEUED))
+    record_all(
+        session, "request.queued", arrived, model.id, state=str(RequestState.QUEUED), served_model_id=str(model.id)
+    )
     policy = Policy.model_validate(model.policy)
     expected = repository.longest_of_late(session, model.id)
     pending = _uncontested(session, repository.pending(session, model.id, policy.max_requests_per_batch, lock=True))
@@ -271,8 +273,7 @@ def _make(
     for request in requests:
         request.state = advance_request(request.state, RequestEvent.BATCH)
     record_all(
-        session, "request.batched", _ids(requests), served_model_id=model.id, state=str(RequestState.BATCHED),
-        batch_id=str(batch.id),
+        session, "request.batched", _ids(requests), model.id, state=str(RequestState.BATCHED), batch_id=str(batch.id)
     )  # fmt: skip
     enqueue(session, RUN_JOB, job.id)
     return job

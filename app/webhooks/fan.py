@@ -51,8 +51,7 @@ def fan_out(session: Session, now: datetime) -> bool:
         repository.put_in_front(session, restored)
     below = events.settled_before(session)
     last = repository.last_settled(session, below)
-    behind = repository.behind(session, last, below=below, limit=WEBHOOKS_AT_ONCE)
-    more = len(behind) == WEBHOOKS_AT_ONCE
+    behind, more = repository.behind(session, last, below=below, limit=WEBHOOKS_AT_ONCE)
     for webhook in behind:
         if webhook.request_id is None:
             more |= _of_everything(session, webhook, last, below, now)

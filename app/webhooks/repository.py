@@ -100,9 +100,9 @@ def last_settled(session: Session, below: int) -> Position:
     return Position(0, 0) if row is None else Position(row.xid, row.id)
 
 
-def behind(session: Session, last: Position, *, below: int, limit: int) -> list[Webhook]:
-    """Active webhooks with events that were not looked at for them, held; those that another transaction holds are
-    left to it."""
+def behind(session: Session, last: Position, *, below: int, limit: int) -> tuple[list[Webhook], bool]:
+    """Active webhooks with events that were not looked at for them, held, and whether there are more of them. Those
+    that another transaction holds, perhaps only to note how a delivery ended, are left for the next look."""
     looked = tuple_(Webhook.after_xid, Webhook.after_id)
     news = (
         select(Event.id)
@@ -121,10 +121,11 @@ def behind(session: Session, last: Position, *, below: int, limit: int) -> list[
         )
         .order_by(Webhook.id)
         .limit(limit)
-        .with_for_update(of=Webhook, skip_locked=True, key_share=True)
-        .execution_options(populate_existing=True)
     )
-    return list(session.scalars(statement))
+    held = statement.with_for_update(of=Webhook, skip_locked=True, key_share=True)
+    rows = session.scalars(held.execution_options(populate_existing=True)).all()
+    there = session.scalar(select(func.count()).select_from(statement.with_only_columns(Webhook.id).subquery())) or 0
+    return list(rows), there > len(rows) or there == limit
 
 
 def slowest(session: Session) -> Position | None:

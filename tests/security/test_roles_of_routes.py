@@ -121,12 +121,12 @@ def test_streams_and_webhooks_of_an_expired_key_end(shared: Floor) -> None:
         session.add(hook)
         session.flush()
         assert look(session, EventFilter(), key.id, START).ended == "key-revoked"
-        behind = webhooks.behind(session, webhooks.last_settled(session, 2**62), below=2**62, limit=100)
+        behind, _ = webhooks.behind(session, webhooks.last_settled(session, 2**62), below=2**62, limit=100)
         assert hook not in behind
         key.expires_at = None
         session.flush()
         assert look(session, EventFilter(), key.id, START).ended is None
-        behind = webhooks.behind(session, webhooks.last_settled(session, 2**62), below=2**62, limit=100)
+        behind, _ = webhooks.behind(session, webhooks.last_settled(session, 2**62), below=2**62, limit=100)
         assert hook in behind
 
 

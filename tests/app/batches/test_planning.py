@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from datetime import timedelta
 
@@ -9,6 +10,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
+from app.audit.service import record, record_all
 from app.batches import service
 from app.batches.errors import JobAtWork, NoActiveAdapter, NothingPending
 from app.db import transaction
@@ -20,6 +22,7 @@ from app.tables import (
     Audit,
     Batch,
     BatchReason,
+    Event,
     Job,
     JobKind,
     Request,
@@ -42,6 +45,32 @@ def test_a_request_that_waited_for_the_window_gets_a_batch_and_a_job(served, sen
     assert job.gate["min_cus"] == 85.0
     assert job.start_adapter_id is not None
     assert sent == [("grail.run_job", str(job_id))]
+
+
+def test_one_change_of_many_requests_leaves_what_one_by_one_leaves(served):
+    """Leaves and events but for their ids and moments, in the requests' order."""
+    model = served.model()
+    requests = sorted(served.ask(number, retain=[number + 50]) for number in range(1, 4))
+    fields = {"state": "queued", "served_model_id": str(model)}
+    for all_at_once in (True, False):
+        with transaction(served.db) as session:
+            if all_at_once:
+                record_all(session, "request.queued", requests, model, **fields)
+            for request in () if all_at_once else requests:
+                record(session, "request.queued", subject_id=str(request), **fields)
+    with served.db.session_factory() as session:
+        leaves = [
+            {**json.loads(row.leaf), "id": "", "at": "", "subject": row.subject_id}
+            for row in session.scalars(select(Audit).where(Audit.event == "request.queued").order_by(Audit.id))
+        ]
+        events = [
+            (row.request_id, row.served_model_id, row.data, row.job_id)
+            for row in session.scalars(select(Event).where(Event.kind == "request.queued").order_by(Event.id))
+        ]
+    assert [leaf["subject"] for leaf in leaves] == [str(request) for request in requests] * 2
+    assert leaves[:3] == leaves[3:]
+    assert [event[0] for event in events] == requests * 2
+    assert events[:3] == events[3:]
 
 
 def test_a_full_batch_takes_the_most_urgent_and_leaves_the_rest(served):
