@@ -1,4 +1,4 @@
-"""Fixtures: real Postgres and Valkey for the session, a database cloned from a migrated template per test."""
+"""Fixtures: real Postgres and Valkey for the session, an empty database for each test."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import gc
 import os
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import Session
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -28,14 +29,12 @@ os.environ.setdefault(
 os.environ.setdefault("GRAIL_RATE_FAILURES_PER_ADDRESS", str(10**9))  # tests of limits set their own
 os.environ.setdefault("GRAIL_MASTER_SECRET", "a secret of tests and of nobody else at all")
 
-from app import schema
 from app.auth import Role
 from app.config import Settings, load_settings
 from app.db import Database, transaction
 from app.embedded.services import EmbeddedServices
 from app.keys.service import create_key
-
-TEMPLATE = "grail_template"
+from tests.fixtures.databases import TEMPLATE, Databases
 
 
 def pytest_collection_finish() -> None:
@@ -64,18 +63,33 @@ def open_directory() -> Iterator[Path]:
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServices]:
     directory = tmp_path_factory.mktemp("servers")
     with EmbeddedServices(directory, fsync=False) as running:
-        running.postgres.create_database(TEMPLATE)
-        schema.upgrade(running.postgres.url(TEMPLATE))
         yield running
     running.destroy()  # its data lies outside of pytest's directory when root runs the tests
 
 
+@pytest.fixture(scope="session")
+def databases(services: EmbeddedServices) -> Iterator[Databases]:
+    """With what statements compile to kept for all of a process's engines: each test makes new ones."""
+    found = Databases(services)
+    known = Database(services.postgres.url(TEMPLATE)).engine
+    known.connect().close()  # the dialect asks the server for its version when it first connects
+    known.dispose()
+
+    def create(url: str, **options: Any) -> Engine:
+        made = create_engine(url, **options)
+        made.dialect, made._compiled_cache = known.dialect, known._compiled_cache
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("app.db.create_engine", create)
+        yield found
+
+
 @pytest.fixture
-def database_url(services: EmbeddedServices) -> Iterator[str]:
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    services.postgres.create_database(name, template=TEMPLATE)
+def database_url(services: EmbeddedServices, databases: Databases) -> Iterator[str]:
+    name = databases.take()
     yield services.postgres.url(name)
-    services.postgres.drop_database(name)
+    databases.give_back(name)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from app.db import Database
 from app.embedded.services import EmbeddedServices
 from app.main import create_app
 from tests.app.service import Caller, Floor
-from tests.conftest import TEMPLATE
+from tests.fixtures.databases import Databases
 
 
 @pytest.fixture
@@ -31,10 +30,11 @@ def floor(caller: Caller, settings: Settings, tmp_path: Path) -> Floor:
 
 
 @pytest.fixture(scope="module")
-def shared(services: EmbeddedServices, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Floor]:
+def shared(
+    services: EmbeddedServices, databases: Databases, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Floor]:
     """The same for a whole module."""
-    place, name = tmp_path_factory.mktemp("shared"), f"shared_{uuid.uuid4().hex[:12]}"
-    services.postgres.create_database(name, template=TEMPLATE)
+    place, name = tmp_path_factory.mktemp("shared"), databases.take()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRAIL_DATABASE_URL", services.postgres.url(name))
         patch.setenv("GRAIL_BROKER_URL", services.broker_url)
@@ -49,4 +49,4 @@ def shared(services: EmbeddedServices, tmp_path_factory: pytest.TempPathFactory)
             yield made
         database.dispose()
         load_settings.cache_clear()
-    services.postgres.drop_database(name)
+    databases.give_back(name)

@@ -105,13 +105,13 @@ LEGAL = [
 
 
 @pytest.fixture(scope="module")
-def filled(services, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def filled(services, databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """One database with rows; every test undoes what it did."""
-    services.postgres.create_database("invariants", template="grail_template")
-    url = services.postgres.url("invariants")
+    name = databases.take()
+    url = services.postgres.url(name)
     fill(url, tmp_path_factory.mktemp("invariants"))
     yield url
-    services.postgres.drop_database("invariants")
+    databases.give_back(name)
 
 
 @pytest.fixture
