@@ -42,7 +42,7 @@ contracts: $(STAMP) ## Import contracts and the house's AST checks
 	@$(BIN)/python -m pytest tests/architecture -q
 
 fast: $(STAMP) ## Tests with tiny models (real Postgres, real Valkey, real processes), four processes: many wait for servers more than they compute
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m "not slow" --numprocesses 4 --dist loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m "not slow" --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 slow: $(STAMP) ## Tests with the real 135M model
 	@$(BIN)/python -m pytest tests -m slow

@@ -41,7 +41,7 @@ def serve(
     host: Host = "127.0.0.1",
     port: Port = 8000,
     data_dir: Annotated[Path | None, typer.Option(envvar="GRAIL_DATA_DIR", help="Data and logs; .grail here.")] = None,
-    gpu_workers: Annotated[int, typer.Option(min=1, help="Jobs of different models at the same time.")] = 1,
+    gpu_workers: Annotated[int, typer.Option(min=0, help="Jobs at the same time; 0 where others compute.")] = 1,
 ) -> None:
     """Run the service: API, workers, scheduler and, with --embedded, its servers. Ctrl-C stops all of it."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")

@@ -245,7 +245,7 @@ class Stack:
     def _start_children(self, listening: socket.socket) -> None:
         environment = self._environment()
         self.logs.mkdir(parents=True, exist_ok=True)
-        gpu = ["gpu", *(f"gpu-{number}" for number in range(2, self.gpu_workers + 1))]
+        gpu = ["gpu", *(f"gpu-{number}" for number in range(2, self.gpu_workers + 1))][: self.gpu_workers]
         commands = {"api": ["-m", "cli.api", str(listening.fileno())]}
         commands |= {name: self._worker(name, "gpu", "solo", 1) for name in gpu}
         commands |= {"control": self._worker("control", "control", "threads", 4)}

@@ -37,6 +37,23 @@ from app.keys.service import create_key
 from tests.fixtures.databases import TEMPLATE, Databases
 
 
+LONG = (
+    "faults/test_faults", "cli/test_cli_stack", "e2e/test_kills", "embedded/test_embedded_lifecycle",
+    "worker/test_ways", "e2e/test_import_kills", "e2e/test_stops", "app/test_contract", "e2e/test_erasure",
+    "reports/test_reports_pdf", "cli/test_cli_doctor", "cli/test_cli_commands", "worker/test_pipeline",
+    "test_without_a_pause", "test_rows_by_index", "e2e/test_events", "embedded/test_embedded_kills",
+    "test_secret_rotation", "test_mask_rules", "reports/test_reports_api", "jobs/test_leases", "test_placement",
+)  # fmt: skip
+"""Files that take long, which begin first: at the end no process works on one while the others have nothing to do."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        return next((number for number, name in enumerate(LONG) if f"{name}.py::" in item.nodeid), len(LONG))
+
+    items.sort(key=place)
+
+
 def pytest_collection_finish() -> None:
     """What is imported lives until the end: no collection has to look through it again."""
     gc.collect()

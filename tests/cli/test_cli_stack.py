@@ -127,7 +127,7 @@ def test_parts_that_are_killed_come_back_at_the_same_address_and_stopping_leaves
 
 
 def test_a_part_that_dies_at_its_start_is_named_with_the_end_of_its_log_and_nothing_stays(directory: Path) -> None:
-    stack = Stack({"GRAIL_SWEEP_SECONDS": "soon"}, data_dir=directory, fsync=False)
+    stack = Stack({"GRAIL_SWEEP_SECONDS": "soon"}, data_dir=directory, fsync=False, gpu_workers=0)
     with pytest.raises(StackFailed, match=r"died while it started; its log .*\.log ends:\n[\s\S]*sweep_seconds"):
         stack.start()
     assert of_service(directory) == []
@@ -135,7 +135,7 @@ def test_a_part_that_dies_at_its_start_is_named_with_the_end_of_its_log_and_noth
 
 
 def test_without_restarts_a_killed_part_stays_dead(directory: Path) -> None:
-    with Stack({}, data_dir=directory, fsync=False, restart=False) as stack:
+    with Stack({}, data_dir=directory, fsync=False, restart=False, gpu_workers=0) as stack:
         stack.kill("beat")
         assert "beat" not in stack.processes
         with pytest.raises(StackFailed, match="beat died"):
@@ -146,8 +146,8 @@ def test_external_servers_are_used_and_their_addresses_are_not_written_down(
     directory: Path, database_url: str, services: EmbeddedServices
 ) -> None:
     urls = {"GRAIL_DATABASE_URL": database_url, "GRAIL_BROKER_URL": services.broker_url}
-    with Stack(urls, data_dir=directory, embedded=False) as stack:
-        assert set(stack.processes) == PROCESSES - {"postgres", "valkey"}
+    with Stack(urls, data_dir=directory, embedded=False, gpu_workers=0) as stack:
+        assert set(stack.processes) == PROCESSES - {"postgres", "valkey", "gpu"}
         assert ready(stack.base_url)
         assert set(json.loads((directory / STATE_FILE).read_text())) == {"pid", "base_url"}
 
@@ -196,7 +196,7 @@ def test_a_served_service_answers_and_leaves_no_process_however_it_ends(
 
 @pytest.mark.parametrize("at_work", ["initdb", "-m cli.api"])
 def test_a_terminated_start_leaves_no_process(directory: Path, at_work: str) -> None:
-    with Served(directory) as served:
+    with Served(directory, None, "--gpu-workers", "0") as served:
         until(lambda: any(at_work in command for command in _commands(directory)), seconds=90)
         served.process.terminate()
         served.process.wait(60)

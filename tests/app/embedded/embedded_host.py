@@ -22,11 +22,12 @@ ROOT = Path(__file__).resolve().parents[3]
 NOBODY = 65534
 
 CODE = """
-import json, os, sys
+import json, os, signal, sys
 from pathlib import Path
 from app.embedded import binaries, places
 from app.embedded.services import EmbeddedServices
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background of a shell begin without it
 if "TEST_CACHE" in os.environ:
     binaries.CACHE_PARENT = Path(os.environ["TEST_CACHE"])
 with EmbeddedServices(Path(sys.argv[1]), fsync=False) as services:
