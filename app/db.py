@@ -120,6 +120,13 @@ def transaction(db: Database) -> Iterator[Session]:
         queue.send_noted(session)
 
 
+def let_go(session: Session) -> None:
+    """Give the connection back before a wait for others, such as a name to be looked up: nothing was changed so far,
+    and the next statement begins anew. Else a few slow names would take all connections."""
+    assert not session.new and not session.dirty and not session.deleted  # noqa: S101 - a rule for callers
+    session.rollback()
+
+
 def clock(session: Session) -> datetime:
     """The time of the database, for leases and all that workers decide: their own clocks may disagree, or jump."""
     found: datetime = session.execute(text("SELECT clock_timestamp()")).scalar_one()

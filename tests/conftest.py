@@ -36,7 +36,6 @@ from app.embedded.services import EmbeddedServices
 from app.keys.service import create_key
 from tests.fixtures.databases import TEMPLATE, Databases
 
-
 LONG = (
     "faults/test_faults", "cli/test_cli_stack", "e2e/test_kills", "embedded/test_embedded_lifecycle",
     "worker/test_ways", "e2e/test_import_kills", "e2e/test_stops", "app/test_contract", "e2e/test_erasure",

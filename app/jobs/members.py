@@ -12,7 +12,7 @@ from app.audit.service import record
 from app.config import load_settings
 from app.jobs import repository
 from app.lifecycle import RequestEvent, RequestState, advance_request
-from app.requests import duplicates, notices, reinstatement
+from app.requests import duplicates, keeping, reinstatement
 from app.tables import Job, Request, RequestKind
 
 OPEN = (RequestState.BATCHED, RequestState.RUNNING, RequestState.EVALUATED, RequestState.AWAITING_APPROVAL)
@@ -47,7 +47,7 @@ def _conclude(session: Session, request: Request, now: datetime) -> None:
     if request.kind is RequestKind.REINSTATE:
         reinstatement.conclude(session, request, now)
     else:
-        notices.erased(session, request, now)
+        keeping.ended(session, request, now)
         duplicates.published(session, request, now)
 
 

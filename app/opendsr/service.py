@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from app.auth import Principal
 from app.config import Settings
+from app.db import let_go
 from app.errors import NotFound, Unprocessable, problems_of
 from app.opendsr import repository
 from app.opendsr.errors import IdTaken, NoExtension, NotErasure
@@ -57,6 +58,7 @@ def submit(
     if asked.subject_request_type != ERASURE:
         raise NotErasure(f"subject_request_type is {asked.subject_request_type}")
     ours = _extension(asked, domain_of(settings.public_url))
+    let_go(session)
     for url in asked.status_callback_urls:
         webhooks.check_address(url, settings)
     hold_key(session, who.key_id)

@@ -1,8 +1,7 @@
-"""The end of an erased work's content: it is kept for a counter-notice, and no longer.
+"""The end of a request's texts, once `content_until` (`app.requests.keeping`) has passed.
 
 Digests stay, so that what was erased is known again when somebody brings it: it does not come to stand, and `items`
-sent anew are compared. From then on it can not be measured again beside later erasures. Requests about persons have
-no `content_until`: their content is measured again with each later version, and goes by another way.
+sent anew are compared. From then on it can not be measured again beside later erasures.
 """
 
 from __future__ import annotations

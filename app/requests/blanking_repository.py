@@ -9,12 +9,9 @@ from datetime import datetime
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, aliased
 
-from app.lifecycle import RequestState
+from app.requests.keeping import WITHOUT_EFFECT
 from app.tables import Example, Request
 from grail.types import Segment
-
-WITHOUT_EFFECT = (RequestState.WITHDRAWN, RequestState.FAILED, RequestState.REFUSED)
-"""States in which a request to reinstate has taught nothing."""
 
 
 def over(session: Session, now: datetime, limit: int) -> list[Request]:
@@ -39,7 +36,10 @@ def over(session: Session, now: datetime, limit: int) -> list[Request]:
 
 def blank(session: Session, request: Request, now: datetime) -> int:
     """Destroy the texts of what a request had erased, probes too, and of copies that were to be taught again and were
-    not. How many rows. What it retains stays: others' jobs are held to it."""
+    not; all texts of one that came to nothing. How many rows. What an erasure retains stays: others' jobs are held to
+    it."""
+    if request.state in WITHOUT_EFFECT:
+        return _blanked(session, [request.id], now, only_forgotten=False)
     copies = select(Request.id).where(Request.original_id == request.id, Request.state.in_(WITHOUT_EFFECT))
     erased = _blanked(session, [request.id], now, only_forgotten=True)
     return erased + _blanked(session, session.scalars(copies).all(), now, only_forgotten=False)

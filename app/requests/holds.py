@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from app.auth import Principal, Role
 from app.batches import service as batches
 from app.lifecycle import RequestEvent, RequestState
-from app.requests import clocks, conflicts, duplicates, repository
+from app.requests import clocks, conflicts, duplicates, keeping, repository
 from app.requests.errors import LegalHoldForbidden, NotExtendable
 from app.requests.moves import end_hold, found, move, note, take_back
 from app.requests.schemas import HoldOrder, RequestView
@@ -79,6 +79,7 @@ def refuse(session: Session, request_id: uuid.UUID, reason: str, who: Principal,
     move(request, RequestEvent.REFUSE)
     end_hold(request, now)
     request.refusal_reason, request.completed_at = reason, now
+    keeping.ended(session, request, now)
     note(session, "refused", request, who, now, reason=reason)
     conflicts.release(session, request, now)
     duplicates.ended_without_erasure(session, request, now)

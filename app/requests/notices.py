@@ -11,18 +11,17 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy.orm import Session
 
 from app.auth import Principal
 from app.lifecycle import RequestEvent, RequestState
-from app.requests import repository
+from app.requests import keeping, repository
 from app.requests.errors import BeingReinstated, NotCounterable
 from app.requests.moves import found, move, note
 from app.requests.schemas import RequestView
 from app.requests.views import views_of
-from app.served_models.schemas import Policy
 from app.tables import Request, RequestDomain, RequestKind
 
 
@@ -45,7 +44,7 @@ def counter(session: Session, request_id: uuid.UUID, reason: str, who: Principal
         move(one, RequestEvent.COUNTER)
         one.countered_at, one.counter_reason = now, reason
         if one.content_removed_at is None and one.content_until is not None and one.content_until >= now:
-            one.content_until = max(one.content_until, _window_end(session, one, now))
+            one.content_until = max(one.content_until, keeping.until(session, one, now))
         note(session, "countered", one, who, now, reason=reason)
     return views_of(session, [request], now, who)[0]
 
@@ -61,19 +60,6 @@ def dismiss(session: Session, request_id: uuid.UUID, who: Principal, now: dateti
         move(one, RequestEvent.DISMISS)
         note(session, "dismissed", one, who, now)
     return views_of(session, [request], now, who)[0]
-
-
-def erased(session: Session, request: Request, now: datetime) -> None:
-    """What an erasure that has just been published leaves behind: a work's content is kept for a counter-notice."""
-    if request.domain is RequestDomain.COPYRIGHT and request.kind is RequestKind.ERASE:
-        request.content_until = _window_end(session, request, now)
-
-
-def _window_end(session: Session, request: Request, now: datetime) -> datetime:
-    """When a counter-notice window that begins now ends."""
-    model = repository.lock_model(session, request.served_model_id)
-    assert model is not None  # noqa: S101 - served models are never deleted
-    return now + timedelta(days=Policy.model_validate(model.policy).counter_notice_days)
 
 
 def _with_duplicates(session: Session, request: Request) -> Iterator[Request]:

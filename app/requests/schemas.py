@@ -339,7 +339,7 @@ class RequestView(BaseModel):
     extension: ExtensionView | None
     refusal_reason: str | None = Field(repr=False, description="for the owner and officers")
     counter: CounterView | None
-    content_until: datetime | None = Field(description="until then an erased work is kept for its reinstatement")
+    content_until: datetime | None = Field(description="when the texts of a request that has ended are destroyed")
     content_removed_at: datetime | None = Field(description="since then its texts are destroyed: they are shown empty")
     original_id: uuid.UUID | None = Field(description="the request that this one reinstates")
     duplicate_of_id: uuid.UUID | None = Field(description="the request that asks the same, whose end this one shares")

@@ -17,7 +17,7 @@ from app.batches import service as batches
 from app.errors import NotFound, Unauthorised
 from app.lifecycle import IllegalMove, RequestEvent, RequestState, advance_request
 from app.preconditions import entity_tag, require_match
-from app.requests import conflicts, duplicates, repository, status_repository
+from app.requests import conflicts, duplicates, keeping, repository, status_repository
 from app.requests.access import owns_or_judges
 from app.requests.cursors import cursor_of, due_cursor_of, due_date_of, id_of
 from app.requests.errors import (
@@ -111,6 +111,7 @@ def withdraw(session: Session, request_id: uuid.UUID, who: Principal, now: datet
         raise NotWithdrawable(request.state) from None
     end_hold(request, now)
     request.completed_at = now
+    keeping.ended(session, request, now)
     record(
         session,
         "request.withdrawn",

@@ -109,6 +109,12 @@ class Policy(BaseModel):
     counter_notice_days: int = Field(
         14, ge=0, le=365, description="How long after the erasure its content is kept for a counter-notice."
     )
+    privacy_content_days: int = Field(
+        90, ge=0, le=3650, description="How long erased facts about persons are kept and measured with later versions."
+    )
+    ended_content_days: int = Field(
+        30, ge=0, le=3650, description="How long the texts of refused, withdrawn and failed requests are kept."
+    )
     require_approval: bool = Field(False, description="An officer must approve before a candidate is published.")
     unlearn: Unlearn = Field(default_factory=UnlearnConfig)
     gate: GateConfig = Field(default_factory=GateConfig)

@@ -50,9 +50,9 @@ class Request(Base):
 
     `first_due_at` is the due date before it was extended. While it is held (from the state `held_from`) its clock
     stands; what it stood is added to both dates at its end. Requests with one `group_id` are batched together and with
-    no others: halves of a batch that failed. `content_until` is how long the content of an erased work is kept for a
-    counter-notice; it was destroyed at `content_removed_at`. `traceparent` is the span in which it was received, where
-    traces are sent.
+    no others: halves of a batch that failed. `content_until` is how long the texts are kept once it has ended
+    (`app.requests.keeping`); they were destroyed at `content_removed_at`. `traceparent` is the span in which it was
+    received, where traces are sent.
     """
 
     __tablename__ = "request"

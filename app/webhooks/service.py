@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from app.audit.service import record
 from app.auth import Principal
 from app.config import Settings
+from app.db import let_go
 from app.errors import NotFound
 from app.events.journal import note_webhook
 from app.events.service import head
@@ -27,6 +28,7 @@ TEST = "webhook.test"
 
 def create(session: Session, asked: WebhookCreate, who: Principal, now: datetime, settings: Settings) -> WebhookSecret:
     """A webhook that is told of what happens from now on. Raises AddressRefused, TooManyWebhooks, NoMasterSecret."""
+    let_go(session)
     check_address(asked.url, settings)
     repository.hold_key(session, who.key_id)
     most = settings.webhooks_per_key

@@ -122,6 +122,52 @@ def test_what_is_being_taught_again_waits_and_its_copy_goes_with_it(floor: Floor
     assert texts(floor, made, Segment.RETAIN) == [("", "", "", [])] * 2
 
 
+def test_facts_about_persons_are_measured_again_for_so_long_and_then_go(floor: Floor) -> None:
+    person = floor.ask(3)
+    assert floor.request(person).content_until is None
+    floor.work()
+    completed, over = floor.request(person).completed_at, until(floor, person)
+    assert completed is not None and over - completed == 90 * DAY
+    kept, model_id = texts(floor, person, Segment.RETAIN), floor.request(person).served_model_id
+
+    def measured() -> int:
+        with floor.db.session_factory() as session:
+            return len(session.scalars(erased_rows(model_id, RequestDomain.PRIVACY, [], 10)).all())
+
+    assert (blank(floor, over), measured()) == (0, 1)
+    assert (blank(floor, over + DAY), measured()) == (1, 0)
+    assert texts(floor, person, Segment.FORGET) == [("", "", "", [])]
+    assert texts(floor, person, Segment.RETAIN) == kept
+
+
+@pytest.mark.parametrize("end", ["refuse", "withdraw"])
+def test_what_came_to_nothing_is_kept_for_questions_and_then_goes_whole(floor: Floor, end: str) -> None:
+    asked = floor.ask(5)
+    if end == "refuse":
+        floor.caller.call("officer", "POST", f"{PATH}/{asked}/refuse", json={"reason": "Not about you."})
+    else:
+        floor.caller.call("requester", "DELETE", f"{PATH}/{asked}")
+    completed, over = floor.request(asked).completed_at, until(floor, asked)
+    assert completed is not None and over - completed == 30 * DAY
+    assert blank(floor, over) == 0 and texts(floor, asked, Segment.FORGET) != [("", "", "", [])]
+    assert blank(floor, over + DAY) == 1
+    for segment in (Segment.FORGET, Segment.RETAIN):
+        assert texts(floor, asked, segment) == [("", "", "", [])]
+
+
+def test_what_only_protects_is_kept(floor: Floor) -> None:
+    protection = floor.ask(7, forget=[])
+    assert floor.request(protection).content_until is None
+    assert blank(floor, NOW + 3650 * DAY) == 0
+
+
+def test_the_policy_says_how_long(floor: Floor) -> None:
+    floor.register("others", privacy_content_days=1, ended_content_days=0)
+    asked = floor.ask(5, model="others")
+    floor.caller.call("requester", "DELETE", f"{PATH}/{asked}")
+    assert until(floor, asked) == floor.request(asked).completed_at
+
+
 def test_so_many_at_a_time_the_longest_due_first(floor: Floor) -> None:
     works = [erased(floor), erased(floor, role="other")]
     with transaction(floor.db) as session:

@@ -16,9 +16,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from fastapi import FastAPI
 
+from app.opendsr.forms import domain_of
 from tests.app.service import Floor
 from tests.app.webhooks.receiver import Post, Receiver
+from tests.fixtures.served import question
 
 NAME = "hooks.grail.test"
 
@@ -68,6 +71,30 @@ def test_what_may_not_be_called_is_refused_when_the_webhook_is_made(floor: Floor
     assert answer.json()["type"] == "urn:grail:problem:address-refused"
     assert "grail.test" not in answer.text and "hunter2" not in answer.text
     assert floor.caller.call("admin", "GET", "/v1/webhooks")["items"] == []
+
+
+def test_no_connection_is_held_while_a_name_is_looked_up(
+    floor: Floor, names: Names, api: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few slow names would hold all connections of a process, and everybody would wait for them."""
+    names.answers, held = {"public.grail.test": ["93.184.215.14"]}, []
+
+    def looked_up(*arguments: Any, **named: Any) -> list[Any]:
+        held.append(api.state.db.engine.pool.checkedout())
+        return names.getaddrinfo(*arguments, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", looked_up)
+    url = "https://public.grail.test/"
+    floor.caller.call("requester", "POST", "/v1/webhooks", 201, json={"url": url})
+    ours = {"served_model": "people", "forget": [question(1)], "retain": [question(2)]}
+    asked = {
+        "regulation": "gdpr", "subject_request_id": "6ba7b810-9dad-11d1-80b4-00c04fd430c8", "api_version": "2.0",
+        "subject_request_type": "erasure", "submitted_time": "2026-11-26T09:00:00Z", "status_callback_urls": [url],
+        "subject_identities": [{"identity_type": "email", "identity_value": "a@b.c", "identity_format": "raw"}],
+        "extensions": {domain_of(floor.settings.public_url): ours},
+    }  # fmt: skip
+    floor.caller.call("requester", "POST", "/opendsr/requests", 201, json=asked)
+    assert held == [0, 0]
 
 
 def test_a_name_that_changes_its_meaning_is_not_followed_inside(
