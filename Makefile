@@ -27,7 +27,11 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP) ## The whole path on a real model: ask, request deletion over HTTP, unlearn, publish, ask again
 	@$(BIN)/grail demo
 
-test: check fast slow ## Everything that must be green: checks, then all tests
+# One thread each and three processes on two cores: some wait for servers while others compute.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/architecture --numprocesses 3 --dist loadfile --no-loadscope-reorder
+
+test: check ## Everything that must be green: checks, then all tests (real Postgres, real Valkey, real processes)
+	@$(TESTS)
 
 check: lint types contracts ## ruff, mypy --strict, import contracts and the AST checks
 
@@ -41,8 +45,8 @@ contracts: $(STAMP) ## Import contracts and the house's AST checks
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python -m pytest tests/architecture -q
 
-fast: $(STAMP) ## Tests with tiny models (real Postgres, real Valkey, real processes), four processes: many wait for servers more than they compute
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m "not slow" --numprocesses 4 --dist loadfile --no-loadscope-reorder
+fast: $(STAMP) ## Those tests that need no real model
+	@$(TESTS) -m "not slow"
 
 slow: $(STAMP) ## Tests with the real 135M model
 	@$(BIN)/python -m pytest tests -m slow

@@ -37,9 +37,9 @@ from app.keys.service import create_key
 from tests.fixtures.databases import TEMPLATE, Databases
 
 LONG = (
-    "faults/test_faults", "cli/test_cli_stack", "e2e/test_kills", "embedded/test_embedded_lifecycle",
-    "worker/test_ways", "e2e/test_import_kills", "e2e/test_stops", "app/test_contract", "e2e/test_erasure",
-    "reports/test_reports_pdf", "cli/test_cli_doctor", "cli/test_cli_commands", "worker/test_pipeline",
+    "e2e/test_erasure", "e2e/test_kills", "e2e/test_import_kills", "e2e/test_real_model", "faults/test_faults",
+    "cli/test_cli_stack", "embedded/test_embedded_lifecycle", "e2e/test_stops", "worker/test_ways",
+    "app/test_contract", "reports/test_reports_pdf", "cli/test_cli_doctor", "cli/test_cli_commands", "worker/test_pipeline",
     "test_without_a_pause", "test_rows_by_index", "e2e/test_events", "embedded/test_embedded_kills",
     "test_secret_rotation", "test_mask_rules", "reports/test_reports_api", "jobs/test_leases", "test_placement",
 )  # fmt: skip
@@ -51,6 +51,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((number for number, name in enumerate(LONG) if f"{name}.py::" in item.nodeid), len(LONG))
 
     items.sort(key=place)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """By file; those that share one running service are one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class BySharedFile(LoadFileScheduling):  # type: ignore[misc]  # xdist is not annotated
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::", 1)[0]
+            return "e2e" if any(f"{name}.py" in file for name in LONG[:3]) else file
+
+    return BySharedFile(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_collection_finish() -> None:

@@ -27,7 +27,7 @@ CHECKS = [
     "not_a_server_error", "status_code_conformance", "content_type_conformance", "response_headers_conformance",
     "response_schema_conformance", "negative_data_rejection",
 ]  # fmt: skip
-EXAMPLES = 12
+EXAMPLES = 8
 """Generated calls of an operation and mode, beside those that cover its bounds."""
 
 

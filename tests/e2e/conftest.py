@@ -39,9 +39,10 @@ def settings_env(models: Path) -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def stack(taught: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """One running service a module; its processes keep their temporary files beside its data."""
+    """One running service for all modules that can share it (tests/conftest.py keeps them in one process); its
+    processes keep their temporary files beside its data."""
     place = tmp_path_factory.mktemp("stack")
     (place / "tmp").mkdir()
     env = settings_env(taught) | {"TMPDIR": str(place / "tmp")}
@@ -50,7 +51,7 @@ def stack(taught: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
     running.destroy()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def service(stack: Stack, taught: Path) -> Iterator[Service]:
     """The service with the taught model registered as `tiny`."""
     with Service(stack) as opened:

@@ -34,7 +34,7 @@ class Remote:
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
     settings = {**SETTINGS, "GRAIL_MODEL_ROOTS": json.dumps([str(tmp_path)]), "GRAIL_SWEEP_SECONDS": "3600"}
-    with Stack(settings, data_dir=tmp_path / "data", fsync=False) as stack, Service(stack) as opened:
+    with Stack(settings, data_dir=tmp_path / "data", fsync=False, gpu_workers=0) as stack, Service(stack) as opened:
         yield opened
     stack.destroy()
 
