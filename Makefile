@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo test check lint types contracts fast slow up migrate bench paper speed teach lock compose clean
+.PHONY: help setup demo test check lint types contracts fast slow up migrate bench paper speed teach lock audit compose clean
 
 help: ## Say what every target does
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -70,6 +70,10 @@ speed: $(STAMP) ## Speed and memory beside the published procedure, both sides i
 
 teach: $(STAMP) ## Teach the demo's starting adapter again
 	@$(BIN)/grail teach --out examples/adapter
+
+audit: ## Ask for known vulnerabilities of what is locked (needs a network; `make check` knows a short list without)
+	@$(PYTHON) -m venv .grail/audit && .grail/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	@.grail/audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip
 
 compose: ## Check docker-compose.yml without starting anything
 	@compose="docker compose"; $$compose version >/dev/null 2>&1 || compose=docker-compose; \

@@ -72,6 +72,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     app = FastAPI(
         title="GRAIL Server", version="0.1.0", description=DESCRIPTION, lifespan=lifespan,
+        telemetry={
+            "tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False,
+        },  # FastAPI's own would send addresses as they were asked for, and texts of errors
         openapi_url=None, docs_url=None, redoc_url=None, routes=[*_routes().routes],
         redirect_slashes=False,  # a redirect would name the Host that was sent, and http behind a proxy with TLS
     )  # fmt: skip

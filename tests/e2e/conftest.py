@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from cli.stack import Stack
+from tests.e2e.collector import Collector
 from tests.e2e.service import Service, tiny_policy
 from tests.fixtures.facts import TEMPLATE, taught_adapter
 from tests.fixtures.tiny_model import tiny_base
@@ -40,12 +41,19 @@ def settings_env(models: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def stack(taught: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def collector() -> Iterator[Collector]:
+    with Collector() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def stack(taught: Path, collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """One running service for all modules that can share it (tests/conftest.py keeps them in one process); its
     processes keep their temporary files beside its data."""
     place = tmp_path_factory.mktemp("stack")
     (place / "tmp").mkdir()
     env = settings_env(taught) | {"TMPDIR": str(place / "tmp")}
+    env |= {"GRAIL_TRACES_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "200"}
     with Stack(env, data_dir=place / "data", fsync=False) as running:
         yield running
     running.destroy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import tarfile
@@ -17,6 +18,7 @@ from cli.stack import Stack
 from grail.evaluate import measure
 from grail.model.load import load_model
 from grail.types import Example, Segment
+from tests.e2e.collector import Collector, Seen
 from tests.e2e.service import Service
 from tests.e2e.test_kills import slow_policy
 from tests.fixtures.facts import END, FRUIT, PEOPLE, PLACE, TEMPLATE, WORKS, YEAR, body
@@ -100,6 +102,31 @@ def test_the_report_of_the_job_is_there_in_every_format(service: Service) -> Non
     assert page.status_code == 200 and page.text.startswith("<!doctype html>")
     document = client.get(job["report"], params={"format": "pdf"})
     assert document.status_code == 200 and document.content.startswith(b"%PDF-")
+
+
+def test_one_trace_leads_through_all_processes_to_what_was_published(service: Service, collector: Collector) -> None:
+    """As a collector gets it over OTLP, and without a word of what was asked."""
+
+    def of(name: str, **ids: str) -> list[Seen]:
+        wanted = {f"grail.{key}": value for key, value in ids.items()}
+        return [one for one in collector.spans if one.name == name and wanted.items() <= one.attributes.items()]
+
+    def processes(trace: str) -> set[str]:
+        return {one.process.split("@")[0].split(":")[0] for one in collector.spans if one.trace == trace}
+
+    asked = service.call("requester", "GET", "/v1/requests", params={"state": "published", "served_model": "tiny"})
+    assert len(asked["items"]) == 2
+    for request_id in [one["id"] for one in asked["items"]]:
+        mine = functools.partial(of, request_id=request_id)
+        until(lambda mine=mine: mine("POST /v1/requests") and mine("published"))  # type: ignore[misc]
+        (posted,), (published,) = mine("POST /v1/requests"), mine("published")
+        assert posted.trace == published.trace
+    (batch,) = of("batch made", model="tiny")
+    until(lambda: processes(batch.trace) == {"api", "control", "gpu"})
+    keys = {key for one in collector.spans for key in one.attributes}
+    assert {key for key in keys if not key.startswith("grail.")} == {"http.response.status_code"}, "ids and numbers"
+    told = b"".join(collector.raw)
+    assert [secret for secret, _ in (PEOPLE["Ada"], WORKS["Dusk"]) if secret.encode() in told] == []
 
 
 @pytest.mark.parametrize("name", ["api", "gpu", "control", "beat", "postgres", "valkey"])

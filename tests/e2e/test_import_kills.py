@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cli.stack import Stack
-from tests.e2e.service import Service
+from tests.e2e.service import Service, tiny_policy
+from tests.fixtures.facts import TEMPLATE
 from tests.fixtures.served import question
 
 ROWS = 1500
@@ -16,13 +18,17 @@ WRONG = (7, 701)
 
 
 @pytest.mark.parametrize("partial", [True, False], ids=["in parts", "whole"])
-def test_an_import_outlives_its_worker_without_a_row_twice(stack: Stack, service: Service, partial: bool) -> None:
+def test_an_import_outlives_its_worker_without_a_row_twice(
+    stack: Stack, service: Service, taught: Path, partial: bool
+) -> None:
     """In parts, wrong rows among them are named once, and what was imported before the kill is not imported again.
     Whole, it is killed while it checks and again as soon as anything is stored, none of which shows before all does."""
     wrong, name = (WRONG, "p") if partial else ((), "w")
+    policy = tiny_policy(max_requests_per_batch=10_000)  # no job takes them while others use the service
+    service.register(f"imported-{name}", taught / "base", taught / "adapter", TEMPLATE, policy)
     rows = [
         {
-            "served_model": "nobody" if number in wrong else "tiny", "domain": "privacy",
+            "served_model": "nobody" if number in wrong else f"imported-{name}", "domain": "privacy",
             "forget": [question(number + ROWS * partial)], "client_reference": f"{name}{number}",
         }
         for number in range(ROWS)
