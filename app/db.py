@@ -80,6 +80,14 @@ def reading(db: Database) -> Iterator[Connection]:
         yield connection
 
 
+@contextmanager
+def at_once(db: Database) -> Iterator[Connection]:
+    """A connection for one statement that is a transaction by itself. Raises Unavailable; the change may then be there.
+    """
+    with _unavailable_when_away(mend=IN_DOUBT), db.reader.connect() as connection:
+        yield connection
+
+
 def _note_time(_: Any, record: Any) -> None:
     record.info["idle_since"] = time.monotonic()
 

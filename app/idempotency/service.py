@@ -61,14 +61,14 @@ def answer_once(session: Session, call: Call, now: datetime, work: Callable[[], 
     """The answer of `work`, or the kept one of a call that was the same. Raises KeyReused, StillAtWork, and what `work`
     raises."""
     if call.name is None:
-        return _response(work())
+        return response_of(work())
     if not repository.try_hold(session, _number(call)):
         raise StillAtWork
     kept = repository.find(session, call.key_id, call.name)
     if kept is not None and kept.created_at > now - _keeping():
         return _again(kept, call)
     told = work()
-    answer = _response(told)
+    answer = response_of(told)
     repository.keep(
         session,
         Idempotency(
@@ -96,7 +96,8 @@ def _again(kept: Idempotency, call: Call) -> Response:
     return Response(kept.answer[BODY], kept.status, headers=headers, media_type="application/json")
 
 
-def _response(told: Told) -> Response:
+def response_of(told: Told) -> Response:
+    """What is sent."""
     body = told.view.model_dump_json()
     return Response(body, told.status, headers=dict(told.headers), media_type="application/json")
 

@@ -23,11 +23,11 @@ from app.errors import (
 )
 from app.idempotency.dependency import REPLAYED_HEADER, BodyDigest, IdempotencyKey, call_of
 from app.idempotency.errors import KeyReused, StillAtWork
-from app.idempotency.service import Told, answer_once
+from app.idempotency.service import Told, answer_once, response_of
 from app.lifecycle import RequestState
 from app.now import Now
 from app.preconditions import ETAG, NOT_MODIFIED, IfNoneMatch, PreconditionFailed, is_known, not_modified
-from app.requests import service
+from app.requests import quick, service
 from app.requests.errors import (
     BadCursor,
     ContentsForbidden,
@@ -96,15 +96,23 @@ def submit(
     the next batch; retain items join that set. A request with retain items only is `standing` from now on. Where the
     policy has `validate_notices`, a copyright request waits as `notice` for an officer."""
     call, due_days = call_of(request, who, idempotency_key, body_digest), request.app.state.settings.request_due_days
-    with transaction(request.app.state.db) as session:  # here and not as a dependency: one thread does all of it
+    state = request.app.state
+    if idempotency_key is None:
+        quickly = quick.submit(state.db, state.known_models, payload, who, now, due_days=due_days)
+        if quickly is not None:
+            return response_of(_told(quickly))
+    with transaction(state.db) as session:  # here and not as a dependency: one thread does all of it
 
         def work() -> Told:
-            view = service.submit(session, payload, who, now, due_days=due_days)
-            return Told(view, 202, {"Location": f"{router.prefix}/{view.id}", "ETag": view.etag})
+            return _told(service.submit(session, payload, who, now, due_days=due_days))
 
         if idempotency_key is not None:  # a kept answer is told to a key that is still valid only
             confirm(session, who)
         return answer_once(session, call, now, work)
+
+
+def _told(view: RequestView) -> Told:
+    return Told(view, 202, {"Location": f"{router.prefix}/{view.id}", "ETag": view.etag})
 
 
 @router.get(

@@ -58,8 +58,7 @@ def submit(session: Session, payload: RequestCreate, who: Principal, now: dateti
         raise unknown_model(session, payload.served_model)
     note(request_id=request_id, model=payload.served_model)
     asked = _asked(payload, model, who, now, request_id, found, print_, due_days)
-    counts = _place(session, asked, now)
-    return view_of_new(asked.request, payload.served_model, counts, now)
+    return view_of_new(asked.request, payload.served_model, _place(session, asked, now), now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +78,17 @@ def prepare(
     *,
     due_days: int,
     sorts_at: datetime | None = None,
+    policy: Policy | None = None,
 ) -> Asked:
     """Check what is asked, and make its row. Raises what `submit` raises, but for UnknownServedModel.
 
     `sorts_at` is the moment by which its id sorts where that is not this one: lists by time of receipt go by ids.
+    `policy` is the model's, where it was read from its row already.
     """
     request_id = _new_request_id(payload, sorts_at)
     found = _entries(payload, request_id)
     print_ = duplicates.fingerprint(payload.domain, found) if payload.forget else None
-    return _asked(payload, model, who, now, request_id, found, print_, due_days)
+    return _asked(payload, model, who, now, request_id, found, print_, due_days, policy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,19 +135,19 @@ def _place(session: Session, asked: Asked, now: datetime) -> Counts:
     """Store one request: linked if it is asked already, its retain items where nobody forgets them, what it forgets out
     of the standing set. The caller holds its model together with others, if it only forgets."""
     request = asked.request
-    forgotten = _forgotten(asked.entries)
+    gone = forgotten(asked.entries)
     retained = {entry.digest for entry in asked.entries if _protects(entry)}
     blocked = conflicts.being_forgotten(session, request.served_model_id, retained) if retained else {}
     stands = False
     if request.fingerprint is not None:
         first_id, stands = intake.asked_before(
-            session, request.created_by, request.served_model_id, request.fingerprint, forgotten
+            session, request.created_by, request.served_model_id, request.fingerprint, gone
         )
         duplicates.link(request, first_id)
     _store(session, asked, blocked, now)
     if stands:
-        conflicts.erase_from_standing(session, request, forgotten, now)
-    return _counts(asked.entries)
+        conflicts.erase_from_standing(session, request, gone, now)
+    return counts(asked.entries)
 
 
 def _new_request_id(payload: RequestCreate, sorts_at: datetime | None) -> uuid.UUID:
@@ -169,8 +170,9 @@ def _asked(
     found: Sequence[Entry],
     fingerprint: str | None,
     due_days: int,
+    policy: Policy | None = None,
 ) -> Asked:
-    receipt = receive(payload, Policy.model_validate(model.policy), now, due_days)
+    receipt = receive(payload, policy or Policy.model_validate(model.policy), now, due_days)
     check_lengths(found, model)
     request = _request(request_id, payload, who, model, receipt)
     request.fingerprint = fingerprint
@@ -207,7 +209,7 @@ def _protects(entry: Entry) -> bool:
     return entry.segment is Segment.RETAIN and entry.role is ExampleRole.ITEM
 
 
-def _forgotten(found: Sequence[Entry]) -> list[str]:
+def forgotten(found: Sequence[Entry]) -> list[str]:
     """Digests of what shall go."""
     return [entry.digest for entry in found if entry.segment is Segment.FORGET and entry.role in rules.FORGOTTEN]
 
@@ -236,7 +238,7 @@ def _rows(
 def _receipt_entries(asked: Asked, blocked: Mapping[str, uuid.UUID], now: datetime) -> Iterator[AuditEntry]:
     """Leaves about what came in, and about retain items that do not stand because somebody forgets them."""
     request, found = asked.request, asked.entries
-    counts = _counts(found)
+    count = counts(found)
     yield audit_entry(
         f"request.{asked.began}",
         str(request.id),
@@ -245,9 +247,9 @@ def _receipt_entries(asked: Asked, blocked: Mapping[str, uuid.UUID], now: dateti
         served_model_id=str(request.served_model_id),
         key_id=str(request.created_by),
         domain=str(request.domain),
-        forget_items=counts.forget_items,
-        retain_items=counts.retain_items,
-        probes=counts.probes,
+        forget_items=count.forget_items,
+        retain_items=count.retain_items,
+        probes=count.probes,
     )
     if request.duplicate_of_id is not None:
         yield duplicates.link_entry(request.id, request.duplicate_of_id, request.served_model_id, now)
@@ -259,7 +261,8 @@ def _receipt_entries(asked: Asked, blocked: Mapping[str, uuid.UUID], now: dateti
         )  # fmt: skip
 
 
-def _counts(found: Sequence[Entry]) -> Counts:
+def counts(found: Sequence[Entry]) -> Counts:
+    """How much is asked."""
     items = [entry.segment for entry in found if entry.role is ExampleRole.ITEM]
     return Counts(items.count(Segment.FORGET), items.count(Segment.RETAIN), len(found) - len(items))
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from app.requests.repository import MODELS
@@ -92,6 +93,20 @@ SELECT id, revision FROM stored
 """
 
 
+TARGET_AND_TERMS = """
+SELECT m.id, m.base_model_path, m.prompt_template, m.context_tokens, m.policy,
+    md5(jsonb_build_array(m.base_model_path, m.prompt_template, m.context_tokens, m.policy)::text)
+FROM served_model m WHERE m.name = %(model)s
+"""
+
+RECEIVE = """
+SELECT receive_request_1(
+    %(key)s::uuid, %(model)s::uuid, %(terms)s, %(fingerprint)s, %(digests)s::text[],
+    %(requests)s::json, %(examples)s::json, %(leaves)s::json, %(events)s::json
+)
+"""
+"""What `HOLDER_AND_MODEL`, `ASKED_BEFORE` and `STORE` do one after the other, in a function (migration 0016)."""
+
 REQUEST_COLUMNS = (
     "id", "served_model_id", "domain", "state", "subject_reference", "legal_basis", "client_reference", "note",
     "created_by", "received_at", "due_at", "completed_at", "kind", "regulation", "fingerprint", "duplicate_of_id",
@@ -132,6 +147,34 @@ def asked_before(
     return row[0], row[1]
 
 
+def target_and_terms(connection: Connection, name: str) -> tuple[Target, str] | None:
+    """The served model of that name, and a digest of what requests are checked against."""
+    row = connection.exec_driver_sql(TARGET_AND_TERMS, {"model": name}).one_or_none()
+    return None if row is None else (Target(*row[:5]), row[5])
+
+
+def receive(
+    connection: Connection,
+    key_id: uuid.UUID,
+    model_id: uuid.UUID,
+    terms: str,
+    fingerprint: str,
+    digests: Sequence[str],
+    request: Mapping[str, Any],
+    examples: Sequence[Mapping[str, Any]],
+    leaves: Sequence[Mapping[str, Any]],
+    events: Sequence[Mapping[str, Any]],
+) -> str | None:
+    """Insert a request with all that belongs to it, in a transaction of its own, and its revision; None, with nothing
+    inserted, where the key does not open, the model is another, the same is asked already or some of it stands."""
+    values = {
+        "key": key_id, "model": model_id, "terms": terms, "fingerprint": fingerprint, "digests": list(digests),
+        **_as_json(request, examples, leaves, events),
+    }  # fmt: skip
+    revision: str | None = connection.exec_driver_sql(RECEIVE, values).scalar_one()
+    return revision
+
+
 def store(
     session: Session,
     request: Mapping[str, Any],
@@ -140,12 +183,14 @@ def store(
     events: Sequence[Mapping[str, Any]],
 ) -> str:
     """Insert a request with all that belongs to it, in one statement. Its revision."""
-    values = {
-        name: json.dumps(rows, default=_plain)
-        for name, rows in (("requests", [request]), ("examples", examples), ("leaves", leaves), ("events", events))
-    }
+    values = _as_json(request, examples, leaves, events)
     revision: str = session.connection().exec_driver_sql(STORE, values).one().revision
     return revision
+
+
+def _as_json(request: Mapping[str, Any], *others: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    rows = zip(("requests", "examples", "leaves", "events"), ([request], *others), strict=True)
+    return {name: json.dumps(some, default=_plain) for name, some in rows}
 
 
 def _plain(value: Any) -> str:

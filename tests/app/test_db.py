@@ -16,15 +16,21 @@ from app.db import Database, DbSession, transaction
 from app.errors import install_handlers
 from app.ids import new_id
 from app.keys.service import create_key
-from app.requests import service
 from app.tables import Audit, Key, Request
 from app.tables.key import KeyRole
 from tests.app.service import Floor
 from tests.fixtures.served import question
 
 RUN = "grail.run_job"
-BREAK_AT_COMMIT = text("UPDATE served_model SET active_adapter_id = gen_random_uuid()")
-"""A deferred foreign key: the statement passes, the commit does not."""
+BREAK_AT_COMMIT = text("""
+CREATE FUNCTION break_at_commit() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE served_model SET active_adapter_id = gen_random_uuid();
+    RETURN NULL;
+END $$;
+CREATE TRIGGER break_at_commit AFTER INSERT ON request EXECUTE FUNCTION break_at_commit();
+""")
+"""A deferred foreign key: the statements of a request pass, its commit does not."""
 
 
 @pytest.fixture
@@ -38,17 +44,12 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
 # Before the answer
 
 
-def test_a_commit_that_the_database_refuses_is_not_answered_202(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
-    submit = service.submit
-
-    def and_break(session: Any, *rest: Any, **more: Any) -> Any:
-        view = submit(session, *rest, **more)
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "once"}], ids=["in one statement", "in several"])
+def test_a_commit_that_the_database_refuses_is_not_answered_202(floor: Floor, headers: dict[str, str]) -> None:
+    with transaction(floor.db) as session:
         session.execute(BREAK_AT_COMMIT)
-        return view
-
-    monkeypatch.setattr(service, "submit", and_break)
     body = {"served_model": "people", "domain": "privacy", "forget": [question(1)]}
-    found = floor.caller.refused("requester", "POST", "/v1/requests", json=body)
+    found = floor.caller.refused("requester", "POST", "/v1/requests", json=body, headers=headers)
     assert found == (500, "internal-error")
     with floor.db.session_factory() as session:
         assert session.scalars(select(Request)).all() == []

@@ -1,0 +1,183 @@
+"""The usual request takes one statement, and nobody can tell from what is stored: the longer way is its oracle."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import select
+
+from app.db import transaction
+from app.requests import quick, service
+from app.requests.schemas import RequestCreate
+from app.tables import Audit, Event, Example, Key, Request
+from tests.app.service import NOW, Floor
+from tests.fixtures.served import question
+
+PATH = "/v1/requests"
+
+
+def body(*numbers: int, **more: Any) -> dict[str, Any]:
+    """A request that only forgets."""
+    forget = [question(number) for number in numbers]
+    return {"served_model": "people", "domain": "privacy", "forget": forget, "retain": [], **more}
+
+
+@pytest.fixture
+def ways(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which way each call of the API was stored."""
+    taken: list[str] = []
+    shorter, longer = quick.submit, service.submit
+
+    def quickly(*arguments: Any, **named: Any) -> Any:
+        found = shorter(*arguments, **named)
+        taken.extend(["short"] if found is not None else [])
+        return found
+
+    def slowly(*arguments: Any, **named: Any) -> Any:
+        taken.append("long")
+        return longer(*arguments, **named)
+
+    monkeypatch.setattr(quick, "submit", quickly)
+    monkeypatch.setattr(service, "submit", slowly)
+    return taken
+
+
+def post(floor: Floor, asked: dict[str, Any], expect: int = 202, **headers: str) -> Any:
+    return floor.caller.call("requester", "POST", PATH, expect, json=asked, headers=headers)
+
+
+def stored(floor: Floor, request_id: str) -> list[Any]:
+    """All that is there of a request but for ids and times, in the order of ids."""
+    names = {request_id: "request"}
+    with floor.db.session_factory() as session:
+        examples = session.scalars(
+            select(Example).where(Example.request_id == uuid.UUID(request_id)).order_by(Example.position)
+        ).all()
+        names |= {str(one.id): f"example {one.position}" for one in examples}
+        request = session.get_one(Request, uuid.UUID(request_id))
+        events = session.scalars(select(Event).where(Event.request_id == request.id).order_by(Event.id)).all()
+        leaves = session.scalars(select(Audit).where(Audit.subject_id == request_id).order_by(Audit.id)).all()
+    apart = {"id", "xid", "xmin", "created_at", "received_at", "due_at", "traceparent", "created_by"}
+
+    def plain(row: Any) -> dict[str, Any]:
+        values = {one.key: getattr(row, one.key) for one in type(row).__mapper__.column_attrs if one.key not in apart}
+        return {key: names.get(str(value), value) for key, value in values.items()}
+
+    def told(leaf: Audit) -> dict[str, Any]:
+        found = json.loads(leaf.leaf)
+        return {"event": found["event"], "of": leaf.subject_id == request_id, **found["fields"], "key_id": None}
+
+    return [*map(plain, (*examples, request, *events)), *map(told, leaves)]
+
+
+ITEMS = st.lists(
+    st.fixed_dictionaries(
+        {"prompt": st.text("abcé", min_size=1, max_size=8), "completion": st.text("xyz", min_size=1, max_size=8)},
+        optional={"subject": st.sampled_from(["A", "B"])},
+    ),
+    min_size=1, max_size=3, unique_by=lambda item: (item["prompt"].strip(), item["completion"].strip()),
+)  # fmt: skip
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(items=ITEMS, domain=st.sampled_from(["privacy", "copyright"]), note=st.sampled_from([None, "n", "'é\\\""]))
+def test_the_short_way_stores_what_the_long_way_does(
+    shared: Floor, items: list[dict[str, Any]], domain: str, note: str | None
+) -> None:
+    """By two keys, so that neither knows of the other's."""
+    asked = RequestCreate.model_validate(
+        {"served_model": "people", "domain": domain, "forget": items, "note": note, "subject_reference": "someone"}
+    )
+    now, who = datetime.now(UTC), shared.caller.who
+    short = quick.submit(shared.db, quick.KnownModels(), asked, who["requester"], now, due_days=30)
+    with transaction(shared.db) as session:
+        long = service.submit(session, asked, who["other"], now, due_days=30)
+    if short is None or long.state == "linked":  # hypothesis repeats itself: asked before
+        assert short is None and long.state == "linked"
+        return
+    apart = {"id", "etag", "links", "href"}
+    assert {k: v for k, v in short.model_dump().items() if k not in apart} == {
+        k: v for k, v in long.model_dump().items() if k not in apart
+    }
+    assert stored(shared, str(short.id)) == stored(shared, str(long.id))
+
+
+def test_what_only_forgets_goes_the_short_way_and_is_what_a_reader_gets(floor: Floor, ways: list[str]) -> None:
+    made = post(floor, body(1, 2))
+    assert ways == ["short"]
+    read = floor.caller.call("requester", "GET", f"{PATH}/{made['id']}")
+    assert made == {**read, "days_left": made["days_left"]}  # a moment has gone by
+    assert (made["state"], made["forget_items"], made["retain_items"]) == ("received", 2, 0)
+
+
+def ask_again(floor: Floor) -> str:
+    return str(post(floor, body(1))["state"])
+
+
+def forget_what_stands(floor: Floor) -> str:
+    post(floor, body(forget=[], retain=[question(5)]))
+    made = post(floor, body(5))
+    with floor.db.session_factory() as session:
+        rows = session.scalars(select(Example).where(Example.standing)).all()
+    assert rows == []
+    return str(made["state"])
+
+
+def change_the_policy(floor: Floor) -> str:
+    floor.caller.call("operator", "PATCH", "/v1/models/people", json={"policy": {"validate_notices": True}})
+    return str(post(floor, body(6, domain="copyright"))["state"])
+
+
+@pytest.mark.parametrize(
+    ("happens", "state"), [(ask_again, "linked"), (forget_what_stands, "received"), (change_the_policy, "notice")]
+)
+def test_whatever_has_to_be_decided_goes_the_long_way(
+    floor: Floor, ways: list[str], happens: Callable[[Floor], str], state: str
+) -> None:
+    post(floor, body(1))
+    assert happens(floor) == state
+    assert ways[0] == "short" and ways[-1] == "long"
+
+
+def test_after_a_change_of_the_policy_the_short_way_knows_it(floor: Floor, ways: list[str]) -> None:
+    post(floor, body(1))
+    change_the_policy(floor)
+    assert post(floor, body(7, domain="copyright"))["state"] == "notice"
+    assert ways == ["short", "long", "short"]
+
+
+def test_a_revoked_key_stores_nothing_though_it_was_known_a_moment_ago(floor: Floor, ways: list[str]) -> None:
+    post(floor, body(1))
+    with transaction(floor.db) as session:
+        session.get_one(Key, floor.caller.who["requester"].key_id).revoked_at = NOW
+    assert floor.caller.refused("requester", "POST", PATH, json=body(2)) == (401, "unauthorised")
+    with floor.db.session_factory() as session:
+        assert len(session.scalars(select(Request)).all()) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "slug"),
+    [
+        (body(1, served_model="nobody"), "unknown-served-model"), (body(1, 1), "duplicate-item"),
+        (body(forget=[]), "nothing-asked"),
+        (body(forget=[{**question(1), "completion": "x " * 5000}]), "text-too-long"),
+    ],
+)  # fmt: skip
+def test_refusals_are_the_long_ways(floor: Floor, ways: list[str], asked: dict[str, Any], slug: str) -> None:
+    assert floor.caller.refused("requester", "POST", PATH, json=asked) == (422, slug)
+    assert ways == ["long"]
+
+
+def test_a_call_with_a_word_of_its_own_goes_the_long_way(floor: Floor, ways: list[str], api: FastAPI) -> None:
+    headers = {"Idempotency-Key": "once"}
+    first = post(floor, body(1), **headers)
+    assert post(floor, body(1), **headers) == first
+    assert ways == ["long"] and api.state.known_models._found == {}
