@@ -65,7 +65,7 @@ class Settings(BaseSettings):
         default_factory=dict, description="Instead of the role's, by the prefix of a key."
     )
     rate_failures_per_address: int = Field(60, gt=0, description="Calls without a valid key.")
-    rate_timeout_seconds: float = Field(0.1, gt=0, description="How long a call waits for the counter.")
+    rate_timeout_seconds: float = Field(0.5, gt=0, description="How long a call waits for the counter.")
     rate_pause_seconds: float = Field(2.0, gt=0, description="How long nobody asks a counter that did not answer.")
 
     request_due_days: int = Field(30, gt=0)

@@ -34,6 +34,12 @@ def test_normalising_twice_changes_nothing_more(text):
     assert normalise(normalise(text)) == normalise(text)
 
 
+@given(st.text(st.characters(max_codepoint=127), max_size=30))
+def test_ascii_takes_a_shorter_way_to_the_same(text):
+    """A letter beyond ASCII at the end makes the same text take the longer way."""
+    assert normalise(f"{text}|") == normalise(f"{text}|é").removesuffix("é")
+
+
 @given(texts, texts)
 def test_unicode_form_case_and_spaces_do_not_change_a_digest(prompt, completion):
     digest = content_digest(prompt, completion)
