@@ -11,6 +11,8 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
@@ -83,6 +85,39 @@ def test_keys_are_each_callers_own(floor: Floor, send: Send) -> None:
 def test_a_refusal_is_not_kept(floor: Floor, send: Send) -> None:
     assert send(body={**BODY, "served_model": "nobody"}).status_code == 422
     assert send().status_code == 202
+
+
+BODIES: tuple[Any, ...] = (
+    BODY, {**BODY, "forget": [question(3)]}, {**BODY, "note": "other"}, {**BODY, "served_model": "nobody"},
+    {**BODY, "forget": [question(4), question(4)]}, {**BODY, "retain": []},
+)  # fmt: skip
+"""The fourth and fifth are refused."""
+CALLS = st.tuples(st.sampled_from("abc"), st.sampled_from(["requester", "other"]), st.sampled_from(range(len(BODIES))))
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(calls=st.lists(CALLS, min_size=1, max_size=12))
+def test_whatever_is_called_in_whatever_order_each_word_has_one_effect(
+    shared: Floor, calls: list[tuple[str, str, int]]
+) -> None:
+    """Against a dictionary: the first call of a caller's word that is accepted is the only one that does anything."""
+    run, kept = uuid.uuid4().hex, dict[tuple[str, str], tuple[int, bytes]]()
+    before = count(shared)
+    for word, role, number in calls:
+        headers = {"Idempotency-Key": f"{run}-{word}"}
+        answer = shared.caller.send(role, "POST", PATH, json=BODIES[number], headers=headers)
+        known = kept.get((word, role))
+        if known is None and number in (3, 4):
+            assert answer.status_code == 422 and slug(answer) != "idempotency-key-reused"
+        elif known is None:
+            assert answer.status_code == 202 and "idempotency-replayed" not in answer.headers
+            kept[word, role] = (number, answer.content)
+        elif known[0] == number:
+            assert (answer.status_code, answer.content) == (202, known[1])
+            assert answer.headers["idempotency-replayed"] == "true"
+        else:
+            assert (answer.status_code, slug(answer)) == (422, "idempotency-key-reused")
+    assert count(shared) - before == len(kept)
 
 
 @pytest.mark.parametrize("key", ["", " ", "a b", "ä", "x" * 256, "a\tb"])
