@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from app.db import transaction
 from app.requests import quick, service
@@ -181,3 +182,20 @@ def test_a_call_with_a_word_of_its_own_goes_the_long_way(floor: Floor, ways: lis
     first = post(floor, body(1), **headers)
     assert post(floor, body(1), **headers) == first
     assert ways == ["long"] and api.state.known_models._found == {}
+
+
+SLOWLY = text("""
+CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.1); RETURN NEW; END $$;
+CREATE TRIGGER slowly BEFORE INSERT ON request FOR EACH ROW EXECUTE FUNCTION slowly();
+""")
+
+
+def test_of_many_calls_for_the_same_at_once_one_is_first(floor: Floor, ways: list[str]) -> None:
+    """Each looks and stores in one statement, and they hold what is asked one after the other."""
+    post(floor, body(9))  # the model is known from here on
+    with transaction(floor.db) as session:
+        session.execute(SLOWLY)
+    with ThreadPoolExecutor(4) as pool:
+        states = [made["state"] for made in pool.map(lambda _: post(floor, body(1)), range(4))]
+    assert sorted(states) == ["linked"] * 3 + ["received"]
+    assert ways.count("short") == 2
