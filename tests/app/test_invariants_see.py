@@ -1,0 +1,125 @@
+"""The eyes of tests/faults and bench/chaos.py: each thing that could be lost or done twice is seen when it is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from tests.app.service import Floor
+from tests.faults import invariants
+from tests.faults.callers import CANARY
+from tests.fixtures.served import question
+
+
+class Still:
+    """What invariants ask of a ground, of a service that is at rest."""
+
+    def __init__(self, floor: Floor, logs: Path) -> None:
+        self.url = floor.settings.database_url.replace("+psycopg", "")
+        self.data = floor.settings.data_dir
+        self.stack = SimpleNamespace(logs=logs)
+        logs.mkdir()
+
+    def rows(self, statement: str, *values: Any) -> list[dict[str, Any]]:
+        with psycopg.connect(self.url, autocommit=True, row_factory=dict_row) as connection:
+            return connection.execute(statement, values).fetchall()  # type: ignore[call-overload]
+
+    def break_it(self, statement: str) -> None:
+        """As no code of ours would: rules and triggers do not hold."""
+        with psycopg.connect(self.url) as connection:
+            connection.execute("SET session_replication_role = replica")
+            assert connection.execute(statement).rowcount > 0, "nothing was broken"  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def still(floor: Floor, tmp_path: Path) -> Still:
+    return Still(floor, tmp_path / "logs")
+
+
+@pytest.fixture
+def accepted(floor: Floor) -> dict[str, str]:
+    """Two requests of one job, published."""
+    found = {name: floor.ask(number, client_reference=name) for number, name in ((1, "one"), (2, "two"))}
+    floor.work()
+    return found
+
+
+def seen(still: Still, accepted: dict[str, str], *, tried: tuple[str, ...] = ("one", "two")) -> list[str]:
+    return invariants.broken(still, "people", accepted, tried)  # type: ignore[arg-type]
+
+
+def test_nothing_is_seen_where_nothing_is_broken(still: Still, accepted: dict[str, str]) -> None:
+    assert seen(still, accepted) == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "word"),
+    [
+        ("DELETE FROM request WHERE client_reference = 'one'", "is not there"),
+        ("UPDATE request SET client_reference = 'one'", "is there 2 times"),
+        ("UPDATE request SET state = 'running', completed_at = NULL WHERE client_reference = 'two'", "ended as"),
+        ("UPDATE request SET id = gen_random_uuid() WHERE client_reference = 'two'", "another id"),
+        ("UPDATE adapter SET job_id = NULL WHERE version = 2", "published with 0 versions"),
+        ("UPDATE adapter SET state = 'candidate' WHERE version = 2", "its candidate is candidate"),
+        ("UPDATE adapter SET parent_id = NULL WHERE version = 2", "another parent"),
+        ("UPDATE served_model SET active_adapter_id = (SELECT id FROM adapter WHERE version = 1)", "the alias"),
+        ("UPDATE served_model SET alias_revision = 2", "moved 2 times"),
+        ("UPDATE adapter SET state = 'published' WHERE version = 1", "older versions"),
+        ("UPDATE adapter SET manifest = jsonb_set(manifest, '{files}', '[]')", "version"),
+        ("DELETE FROM report", "0 reports"),
+        ("DELETE FROM audit WHERE event = 'request.published'", "the trail ends at"),
+        ("INSERT INTO audit (event, subject_id, leaf) SELECT event, subject_id, leaf FROM audit "
+         "WHERE event = 'request.running'", "leads from published to running"),
+        ("INSERT INTO audit (event, subject_id, leaf) SELECT event, subject_id, leaf FROM audit "
+         "WHERE event = 'request.published'", "is there twice"),
+        ("DELETE FROM audit WHERE event = 'request.batched'", "leads from"),
+        ("DELETE FROM event WHERE kind = 'request.published'", "events have"),
+        ("INSERT INTO event (kind, request_id, served_model_id, data, created_at) SELECT kind, request_id, "
+         "served_model_id, data, created_at FROM event WHERE kind = 'request.running'", "events have"),
+        ("UPDATE job SET fencing_token = fencing_token + 1", "claims with"),
+        ("UPDATE job SET state = 'rejected'", "is rejected, its version"),
+    ],
+)  # fmt: skip
+def test_what_is_broken_in_the_rows_is_seen(
+    still: Still, accepted: dict[str, str], statement: str, word: str
+) -> None:
+    still.break_it(statement)
+    found = seen(still, accepted)
+    assert any(word in one for one in found), found
+
+
+def test_a_request_that_nobody_sent_is_seen(still: Still, accepted: dict[str, str]) -> None:
+    assert "two was never sent" in seen(still, accepted, tried=("one",))
+
+
+@pytest.mark.parametrize(
+    ("place", "word"),
+    [("adapters/people-v000009", "belongs to no version"), ("artifacts/ab/.tmp", "never ended"),
+     ("artifacts/ab/cd.partial", "never ended"), ("artifacts/ab/abcd", "no job's report"), ("scratch/job", "is over")],
+)  # fmt: skip
+def test_files_that_nobody_names_are_seen(still: Still, accepted: dict[str, str], place: str, word: str) -> None:
+    path = still.data / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"left")
+    found = seen(still, accepted)
+    assert any(word in one for one in found), found
+
+
+def test_weights_that_changed_on_the_disk_are_seen(still: Still, accepted: dict[str, str]) -> None:
+    (directory,) = (still.data / "adapters").glob("people-v000002*")
+    weights = directory / "adapter_model.safetensors"
+    directory.chmod(0o755)
+    weights.chmod(0o644)
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    found = seen(still, accepted)
+    assert any("version 2" in one for one in found), found
+
+
+def test_a_text_in_a_log_is_seen(still: Still, accepted: dict[str, str]) -> None:
+    (still.stack.logs / "gpu.log").write_text(f"well\n{question(1)['prompt']} {CANARY}\n", encoding="utf-8")
+    assert "gpu.log:2 holds a text" in seen(still, accepted)
