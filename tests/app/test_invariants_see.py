@@ -76,7 +76,7 @@ def test_nothing_is_seen_where_nothing_is_broken(still: Still, accepted: dict[st
         ("INSERT INTO audit (event, subject_id, leaf) SELECT event, subject_id, leaf FROM audit "
          "WHERE event = 'request.running'", "leads from published to running"),
         ("INSERT INTO audit (event, subject_id, leaf) SELECT event, subject_id, leaf FROM audit "
-         "WHERE event = 'request.published'", "is there twice"),
+         "WHERE event = 'request.published'", "leads from published to published"),
         ("DELETE FROM audit WHERE event = 'request.batched'", "leads from"),
         ("DELETE FROM event WHERE kind = 'request.published'", "events have"),
         ("INSERT INTO event (kind, request_id, served_model_id, data, created_at) SELECT kind, request_id, "
