@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -46,22 +47,32 @@ def collector() -> Iterator[Collector]:
         yield opened
 
 
+SHARED = ExitStack()
+"""What the tests that share a service have opened, until the last of them: it would compute beside all later tests."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    if "stack" in getattr(item, "fixturenames", ()) and "stack" not in getattr(nextitem, "fixturenames", ()):
+        SHARED.close()
+
+
 @pytest.fixture(scope="session")
-def stack(taught: Path, collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """One running service for all modules that can share it (tests/conftest.py keeps them in one process); its
-    processes keep their temporary files beside its data."""
+def stack(taught: Path, tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Stack:
+    """One running service for all modules that can share it, one after the other (tests/conftest.py keeps them in one
+    process); its processes keep their temporary files beside its data."""
     place = tmp_path_factory.mktemp("stack")
     (place / "tmp").mkdir()
     env = settings_env(taught) | {"TMPDIR": str(place / "tmp")}
     env |= {"GRAIL_TRACES_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "200"}
-    with Stack(env, data_dir=place / "data", fsync=False) as running:
-        yield running
-    running.destroy()
+    running = Stack(env, data_dir=place / "data", fsync=False)
+    SHARED.callback(running.destroy)
+    return SHARED.enter_context(running)
 
 
 @pytest.fixture(scope="session")
-def service(stack: Stack, taught: Path) -> Iterator[Service]:
+def service(stack: Stack, taught: Path) -> Service:
     """The service with the taught model registered as `tiny`."""
-    with Service(stack) as opened:
-        opened.register("tiny", taught / "base", taught / "adapter", TEMPLATE, tiny_policy())
-        yield opened
+    opened = SHARED.enter_context(Service(stack))
+    opened.register("tiny", taught / "base", taught / "adapter", TEMPLATE, tiny_policy())
+    return opened
