@@ -383,7 +383,7 @@ def test_a_commit_that_fails_is_never_answered_202(client, keys, db, monkeypatch
 
     monkeypatch.setattr(service, "submit", submit_before_a_failing_commit)
     body = {"served_model": "people", "domain": "privacy", "forget": [question(1)]}
-    assert client.post(PATH, json=body, headers=keys.header("requester")).status_code == 500
+    assert client.post(PATH, json=body, headers={**keys.header("requester"), "Idempotency-Key": "a"}).status_code == 500
     with db.session_factory() as session:
         assert session.scalars(select(Request)).all() == []
 
