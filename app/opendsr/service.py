@@ -15,7 +15,6 @@ from sqlalchemy.orm import Session
 
 from app.auth import Principal
 from app.config import Settings
-from app.db import let_go
 from app.errors import NotFound, Unprocessable, problems_of
 from app.opendsr import repository
 from app.opendsr.errors import IdTaken, NoExtension, NotErasure
@@ -58,9 +57,7 @@ def submit(
     if asked.subject_request_type != ERASURE:
         raise NotErasure(f"subject_request_type is {asked.subject_request_type}")
     ours = _extension(asked, domain_of(settings.public_url))
-    let_go(session)
-    for url in asked.status_callback_urls:
-        webhooks.check_address(url, settings)
+    webhooks.check_addresses(session, asked.status_callback_urls, settings)
     hold_key(session, who.key_id)
     name = str(asked.subject_request_id)
     if repository.named(session, who.key_id, name) is not None:

@@ -9,7 +9,7 @@ from datetime import datetime
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, aliased
 
-from app.requests.keeping import WITHOUT_EFFECT
+from app.requests.repository import WITHOUT_EFFECT
 from app.tables import Example, Request
 from grail.types import Segment
 

@@ -124,11 +124,15 @@ def event_columns(trail: Iterable[AuditEntry]) -> Iterator[dict[str, Any]]:
             yield {**said, "request_id": made.subject_id, "served_model_id": model_id, "created_at": made.at}
 
 
+def as_json(rows: Rows) -> dict[str, str]:
+    """A request with all that belongs to it, as `intake_repository` stores it."""
+    leaves = [{**leaf_columns(made), "leaf": made.leaf.decode()} for made in rows.trail]
+    return intake.as_json(rows.request, rows.examples, leaves, list(event_columns(rows.trail)))
+
+
 def _store(session: Session, asked: Asked, blocked: Mapping[str, uuid.UUID], now: datetime) -> None:
     """Write one request, which has its revision afterwards; the session does not know it."""
-    rows = rows_of(asked, blocked, now)
-    leaves = [{**leaf_columns(made), "leaf": made.leaf.decode()} for made in rows.trail]
-    asked.request.xmin = intake.store(session, rows.request, rows.examples, leaves, list(event_columns(rows.trail)))
+    asked.request.xmin = intake.store(session, as_json(rows_of(asked, blocked, now)))
 
 
 def _place(session: Session, asked: Asked, now: datetime) -> Counts:

@@ -49,53 +49,10 @@ SELECT
     )
 """
 
-STORE = """
-WITH stored AS (
-    INSERT INTO request (
-        id, served_model_id, domain, state, subject_reference, legal_basis, client_reference, note, tries, settings,
-        created_by, received_at, due_at, completed_at, kind, regulation, fingerprint, duplicate_of_id, traceparent
-    )
-    SELECT
-        id, served_model_id, domain, state, subject_reference, legal_basis, client_reference, note, 0, '{}',
-        created_by, received_at, due_at, completed_at, kind, regulation, fingerprint, duplicate_of_id, traceparent
-    FROM json_to_recordset(%(requests)s::json) AS given (
-        id uuid, served_model_id uuid, domain request_domain, state request_state, subject_reference text,
-        legal_basis text, client_reference text, note text, created_by uuid, received_at timestamptz,
-        due_at timestamptz, completed_at timestamptz, kind request_kind, regulation regulation, fingerprint text,
-        duplicate_of_id uuid, traceparent text
-    )
-    RETURNING id, xmin::text AS revision
-), examples AS (
-    INSERT INTO example (
-        id, served_model_id, request_id, parent_id, domain, segment, role, position, subject, prompt, completion, facts,
-        content_digest, standing, erased_by_request_id, removed_at
-    )
-    SELECT
-        id, served_model_id, request_id, parent_id, domain, segment, role, position, subject, prompt, completion, facts,
-        content_digest, standing, erased_by_request_id, removed_at
-    FROM json_to_recordset(%(examples)s::json) AS given (
-        id uuid, served_model_id uuid, request_id uuid, parent_id uuid, domain example_domain, segment segment,
-        role example_role, position integer, subject text, prompt text, completion text, facts jsonb,
-        content_digest text, standing boolean, erased_by_request_id uuid, removed_at timestamptz
-    )
-), leaves AS (
-    INSERT INTO audit (event, subject_id, leaf)
-    SELECT event, subject_id, convert_to(leaf, 'UTF8')
-    FROM json_to_recordset(%(leaves)s::json) AS given (event text, subject_id text, leaf text)
-), events AS (
-    INSERT INTO event (kind, request_id, served_model_id, data, created_at)
-    SELECT kind, request_id, served_model_id, data, created_at
-    FROM json_to_recordset(%(events)s::json) AS given (
-        kind text, request_id uuid, served_model_id uuid, data jsonb, created_at timestamptz
-    )
-)
-SELECT id, revision FROM stored
-"""
-
+STORE = "SELECT store_request_1(%(requests)s::json, %(examples)s::json, %(leaves)s::json, %(events)s::json)"
 
 TARGET_AND_TERMS = """
-SELECT m.id, m.base_model_path, m.prompt_template, m.context_tokens, m.policy,
-    md5(jsonb_build_array(m.base_model_path, m.prompt_template, m.context_tokens, m.policy)::text)
+SELECT m.id, m.base_model_path, m.prompt_template, m.context_tokens, m.policy, request_terms_1(m)
 FROM served_model m WHERE m.name = %(model)s
 """
 
@@ -105,7 +62,7 @@ SELECT receive_request_1(
     %(requests)s::json, %(examples)s::json, %(leaves)s::json, %(events)s::json
 )
 """
-"""What `HOLDER_AND_MODEL`, `ASKED_BEFORE` and `STORE` do one after the other, in a function (migration 0016)."""
+"""What `HOLDER_AND_MODEL`, `ASKED_BEFORE` and `STORE` do one after the other. The functions are migration 0016's."""
 
 REQUEST_COLUMNS = (
     "id", "served_model_id", "domain", "state", "subject_reference", "legal_basis", "client_reference", "note",
@@ -160,37 +117,33 @@ def receive(
     terms: str,
     fingerprint: str,
     digests: Sequence[str],
-    request: Mapping[str, Any],
-    examples: Sequence[Mapping[str, Any]],
-    leaves: Sequence[Mapping[str, Any]],
-    events: Sequence[Mapping[str, Any]],
+    rows: Mapping[str, str],
 ) -> str | None:
-    """Insert a request with all that belongs to it, in a transaction of its own, and its revision; None, with nothing
-    inserted, where the key does not open, the model is another, the same is asked already or some of it stands."""
+    """Insert a request with all that belongs to it (`as_json`), in a transaction of its own, and its revision; None,
+    with nothing inserted, where the key does not open, the model is another, the same is asked already or some of it
+    stands."""
     values = {
-        "key": key_id, "model": model_id, "terms": terms, "fingerprint": fingerprint, "digests": list(digests),
-        **_as_json(request, examples, leaves, events),
+        "key": key_id, "model": model_id, "terms": terms, "fingerprint": fingerprint, "digests": list(digests), **rows,
     }  # fmt: skip
     revision: str | None = connection.exec_driver_sql(RECEIVE, values).scalar_one()
     return revision
 
 
-def store(
-    session: Session,
+def store(session: Session, rows: Mapping[str, str]) -> str:
+    """Insert a request with all that belongs to it (`as_json`), in one statement. Its revision."""
+    revision: str = session.connection().exec_driver_sql(STORE, rows).scalar_one()
+    return revision
+
+
+def as_json(
     request: Mapping[str, Any],
     examples: Sequence[Mapping[str, Any]],
     leaves: Sequence[Mapping[str, Any]],
     events: Sequence[Mapping[str, Any]],
-) -> str:
-    """Insert a request with all that belongs to it, in one statement. Its revision."""
-    values = _as_json(request, examples, leaves, events)
-    revision: str = session.connection().exec_driver_sql(STORE, values).one().revision
-    return revision
-
-
-def _as_json(request: Mapping[str, Any], *others: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    rows = zip(("requests", "examples", "leaves", "events"), ([request], *others), strict=True)
-    return {name: json.dumps(some, default=_plain) for name, some in rows}
+) -> dict[str, str]:
+    """Rows by columns, as the database's functions take them."""
+    kinds = {"requests": [request], "examples": examples, "leaves": leaves, "events": events}
+    return {name: json.dumps(rows, default=_plain) for name, rows in kinds.items()}
 
 
 def _plain(value: Any) -> str:

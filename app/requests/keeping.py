@@ -8,19 +8,15 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
-from app.lifecycle import RequestState
 from app.requests import repository
 from app.served_models.schemas import Policy
 from app.tables import Request, RequestDomain, RequestKind
-
-WITHOUT_EFFECT = (RequestState.WITHDRAWN, RequestState.FAILED, RequestState.REFUSED)
-"""States of requests that have changed no version."""
 
 
 def ended(session: Session, request: Request, now: datetime) -> None:
     """Set when the texts of a request go that has just ended. What a reinstatement taught again is kept: later jobs are
     held to it."""
-    if request.kind is RequestKind.ERASE or request.state in WITHOUT_EFFECT:
+    if request.kind is RequestKind.ERASE or request.state in repository.WITHOUT_EFFECT:
         request.content_until = until(session, request, now)
 
 
@@ -29,7 +25,7 @@ def until(session: Session, request: Request, now: datetime) -> datetime:
     model = repository.lock_model(session, request.served_model_id)
     assert model is not None  # noqa: S101 - served models are never deleted
     policy = Policy.model_validate(model.policy)
-    if request.state in WITHOUT_EFFECT:
+    if request.state in repository.WITHOUT_EFFECT:
         return now + timedelta(days=policy.ended_content_days)
     by_domain = {
         RequestDomain.COPYRIGHT: policy.counter_notice_days,

@@ -70,14 +70,12 @@ def submit(
         asked = intake.prepare(payload, known.target, who, now, due_days=due_days, policy=known.policy)
     except ServiceError:
         return None
-    stored = intake.rows_of(asked, {}, now)
+    assert asked.request.fingerprint is not None  # noqa: S101 - something is to be forgotten
     note(request_id=asked.request.id, model=payload.served_model)
     with at_once(db) as connection:
         revision = repository.receive(
-            connection, who.shown, known.target.id, known.terms, asked.request.fingerprint or "",
-            intake.forgotten(asked.entries), stored.request, stored.examples,
-            [{**intake.leaf_columns(made), "leaf": made.leaf.decode()} for made in stored.trail],
-            list(intake.event_columns(stored.trail)),
+            connection, who.shown, known.target.id, known.terms, asked.request.fingerprint,
+            intake.forgotten(asked.entries), intake.as_json(intake.rows_of(asked, {}, now)),
         )  # fmt: skip
     if revision is None:
         models.drop(payload.served_model)

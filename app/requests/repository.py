@@ -25,7 +25,9 @@ MODELS = 7_311_003
 """Advisory locks on served models; those on their names are the number before."""
 CLOCK_SLACK = timedelta(hours=1)
 """How far the time inside an id may lie from `received_at`: clocks of several servers, long transactions."""
-NOT_ACTIVE = (RequestState.WITHDRAWN, RequestState.FAILED, RequestState.REFUSED, RequestState.REINSTATED)
+WITHOUT_EFFECT = (RequestState.WITHDRAWN, RequestState.FAILED, RequestState.REFUSED)
+"""States of requests that have changed no version."""
+NOT_ACTIVE = (*WITHOUT_EFFECT, RequestState.REINSTATED)
 """States in which a request forgets nothing (any more)."""
 
 

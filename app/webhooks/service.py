@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 from datetime import datetime
 
 from sqlalchemy.orm import Session
@@ -28,8 +29,7 @@ TEST = "webhook.test"
 
 def create(session: Session, asked: WebhookCreate, who: Principal, now: datetime, settings: Settings) -> WebhookSecret:
     """A webhook that is told of what happens from now on. Raises AddressRefused, TooManyWebhooks, NoMasterSecret."""
-    let_go(session)
-    check_address(asked.url, settings)
+    check_addresses(session, [asked.url], settings)
     repository.hold_key(session, who.key_id)
     most = settings.webhooks_per_key
     if repository.of_key(session, who.key_id) >= most:
@@ -38,10 +38,12 @@ def create(session: Session, asked: WebhookCreate, who: Principal, now: datetime
     return WebhookSecret(**_view(webhook, now).model_dump(), secret=messages.shown_secret(webhook))
 
 
-def check_address(url: str, settings: Settings) -> None:
-    """Raises AddressRefused for a URL that would not be called."""
-    target = target_of(url)
-    judged(target, resolve(target), settings.webhook_private_networks)
+def check_addresses(session: Session, urls: Iterable[str], settings: Settings) -> None:
+    """Raises AddressRefused for a URL that would not be called. Names may take their time: the session must have
+    changed nothing so far, and holds no connection meanwhile."""
+    let_go(session)
+    for target in map(target_of, urls):
+        judged(target, resolve(target), settings.webhook_private_networks)
 
 
 def add(

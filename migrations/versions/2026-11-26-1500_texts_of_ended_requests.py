@@ -5,6 +5,8 @@ Some thousands of rows a transaction, so that nobody waits for them; begun again
 
 from __future__ import annotations
 
+import uuid
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -33,9 +35,16 @@ def downgrade() -> None:
 
 
 def _some_by_some(change: str, which: str) -> None:
-    statement = sa.text(
-        f"UPDATE request SET {change} WHERE id IN (SELECT id FROM request WHERE {which} "  # noqa: S608  constants
-        f"AND content_removed_at IS NULL LIMIT {AT_ONCE} FOR UPDATE)"
-    )
-    while op.get_bind().execute(statement).rowcount:
-        pass
+    """Each row is looked at once, in the order of ids."""
+    statement = sa.text(f"""
+        WITH ended AS (
+            SELECT id FROM request WHERE id > :after AND {which} AND content_removed_at IS NULL
+            ORDER BY id LIMIT {AT_ONCE} FOR UPDATE
+        ), changed AS (
+            UPDATE request SET {change} FROM ended WHERE request.id = ended.id
+        )
+        SELECT id FROM ended ORDER BY id DESC LIMIT 1
+    """)  # noqa: S608  constants
+    after: uuid.UUID | None = uuid.UUID(int=0)
+    while after is not None:
+        after = op.get_bind().execute(statement, {"after": after}).scalar_one_or_none()

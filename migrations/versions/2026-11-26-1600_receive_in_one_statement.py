@@ -1,6 +1,7 @@
-"""A function that receives a request in one round trip and one transaction, where that needs no decision of ours.
+"""Functions that store a request, and that receive it in one round trip and one transaction where nothing has to be
+decided.
 
-Its name has a number: the version before goes on to use its own while this one is brought in.
+Their names have a number: the version before goes on to use its own while this one is brought in.
 """
 
 from __future__ import annotations
@@ -18,35 +19,19 @@ COLUMNS = (
     "id, served_model_id, domain, state, subject_reference, legal_basis, client_reference, note, {tries}, {settings}, "
     "created_by, received_at, due_at, completed_at, kind, regulation, fingerprint, duplicate_of_id, traceparent"
 )
-FUNCTION = f"""
-CREATE OR REPLACE FUNCTION receive_request_1(
-    shown_key uuid, model uuid, terms_then text, asked text, digests text[],
+TERMS = """
+CREATE OR REPLACE FUNCTION request_terms_1(m served_model) RETURNS text LANGUAGE sql STABLE AS $terms$
+    SELECT md5(jsonb_build_array(m.base_model_path, m.prompt_template, m.context_tokens, m.policy)::text)
+$terms$
+"""
+"""A digest of what requests are checked against."""
+STORE = f"""
+CREATE OR REPLACE FUNCTION store_request_1(
     requests json, examples json, leaves json, events json
-) RETURNS text LANGUAGE plpgsql AS $receive$
+) RETURNS text LANGUAGE plpgsql AS $store$
 DECLARE
-    owner uuid;
     stored_as text;
 BEGIN
-    PERFORM pg_advisory_xact_lock_shared({MODELS}, hashtext(model::text));
-    SELECT coalesce(k.holder_id, k.id) INTO owner FROM key k
-    WHERE k.id = shown_key AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now());
-    IF owner IS NULL THEN
-        RETURN NULL;
-    END IF;
-    PERFORM pg_advisory_xact_lock({FINGERPRINTS}, hashtext(owner::text || asked));
-    IF NOT EXISTS (
-        SELECT FROM served_model m
-        WHERE m.id = model AND terms_then =
-            md5(jsonb_build_array(m.base_model_path, m.prompt_template, m.context_tokens, m.policy)::text)
-    ) OR EXISTS (
-        SELECT FROM request
-        WHERE created_by = owner AND fingerprint = asked AND served_model_id = model
-            AND completed_at IS NULL AND state <> 'linked' AND kind = 'erase'
-    ) OR EXISTS (
-        SELECT FROM example WHERE served_model_id = model AND content_digest = ANY(digests) AND standing
-    ) THEN
-        RETURN NULL;
-    END IF;
     INSERT INTO request ({COLUMNS.format(tries="tries", settings="settings")})
     SELECT {COLUMNS.format(tries="0", settings="'{}'")}
     FROM json_to_recordset(requests) AS given (
@@ -55,7 +40,7 @@ BEGIN
         due_at timestamptz, completed_at timestamptz, kind request_kind, regulation regulation, fingerprint text,
         duplicate_of_id uuid, traceparent text
     )
-    RETURNING xmin::text INTO stored_as;
+    RETURNING xmin::text INTO STRICT stored_as;
     INSERT INTO example (
         id, served_model_id, request_id, parent_id, domain, segment, role, position, subject, prompt, completion, facts,
         content_digest, standing, erased_by_request_id, removed_at
@@ -78,13 +63,52 @@ BEGIN
     );
     RETURN stored_as;
 END
+$store$
+"""  # noqa: S608 - columns of our own
+"""Stores a request with items, leaves and events; its revision."""
+RECEIVE = f"""
+CREATE OR REPLACE FUNCTION receive_request_1(
+    shown_key uuid, model uuid, terms_then text, asked text, digests text[],
+    requests json, examples json, leaves json, events json
+) RETURNS text LANGUAGE plpgsql AS $receive$
+DECLARE
+    owner uuid;
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared({MODELS}, hashtext(model::text));
+    SELECT coalesce(k.holder_id, k.id) INTO owner FROM key k
+    WHERE k.id = shown_key AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now());
+    IF owner IS NULL THEN
+        RETURN NULL;
+    END IF;
+    PERFORM pg_advisory_xact_lock({FINGERPRINTS}, hashtext(owner::text || asked));
+    IF NOT EXISTS (
+        SELECT FROM served_model m WHERE m.id = model AND request_terms_1(m) = terms_then
+    ) OR EXISTS (
+        SELECT FROM request
+        WHERE created_by = owner AND fingerprint = asked AND served_model_id = model
+            AND completed_at IS NULL AND state <> 'linked' AND kind = 'erase'
+    ) OR EXISTS (
+        SELECT FROM example WHERE served_model_id = model AND content_digest = ANY(digests) AND standing
+    ) THEN
+        RETURN NULL;
+    END IF;
+    RETURN store_request_1(requests, examples, leaves, events);
+END
 $receive$
-"""  # noqa: S608 - two numbers and a list of columns of our own
+"""  # noqa: S608 - two numbers of our own
+"""The same where nothing has to be decided; else NULL, with nothing stored."""
+FUNCTIONS = {
+    "request_terms_1(served_model)": TERMS,
+    "store_request_1(json, json, json, json)": STORE,
+    "receive_request_1(uuid, uuid, text, text, text[], json, json, json, json)": RECEIVE,
+}
 
 
 def upgrade() -> None:
-    op.execute(FUNCTION)
+    for body in FUNCTIONS.values():
+        op.execute(body)
 
 
 def downgrade() -> None:
-    op.execute("DROP FUNCTION IF EXISTS receive_request_1(uuid, uuid, text, text, text[], json, json, json, json)")
+    for name in reversed(FUNCTIONS):
+        op.execute(f"DROP FUNCTION IF EXISTS {name}")

@@ -27,7 +27,7 @@ CHECKS = [
     "not_a_server_error", "status_code_conformance", "content_type_conformance", "response_headers_conformance",
     "response_schema_conformance", "negative_data_rejection",
 ]  # fmt: skip
-EXAMPLES = 8
+EXAMPLES = 12
 """Generated calls of an operation and mode, beside those that cover its bounds."""
 
 

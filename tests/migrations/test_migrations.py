@@ -13,7 +13,7 @@ from sqlalchemy import create_engine, text
 
 from app import schema
 from app.auth import Role as KeyRole
-from app.db import Database
+from app.db import Database, transaction
 from app.lifecycle import JobState, RequestState
 from app.tables import (
     AdapterState,
@@ -63,6 +63,9 @@ CONSTRAINTS = """
 INDEXES = "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1, 2"
 LABELS = """
     SELECT typname, enumlabel FROM pg_enum JOIN pg_type ON pg_type.oid = enumtypid ORDER BY typname, enumsortorder
+"""
+FUNCTIONS = """
+    SELECT oid::regprocedure::text, md5(prosrc) FROM pg_proc WHERE pronamespace = 'public'::regnamespace ORDER BY 1
 """
 QUERIES = {"columns": COLUMNS, "constraints": CONSTRAINTS, "indexes": INDEXES, "labels": LABELS}
 
@@ -118,14 +121,60 @@ def test_there_is_one_line_of_migrations_and_the_code_knows_its_end(database_url
 
 
 def test_down_and_up_again_on_a_database_with_rows(database_url: str, empty_url: str, tmp_path: Path) -> None:
-    before = described(database_url)
+    before, functions = described(database_url), rows_of(database_url, FUNCTIONS)
+    assert len(functions) == 3
     fill(database_url, tmp_path)
     schema.downgrade(database_url)
+    assert rows_of(database_url, FUNCTIONS) == []
     assert schema.current(database_url) is None
     assert described(database_url) == described(empty_url) | {"labels": []}
     schema.upgrade(database_url)
     assert described(database_url) == before
+    assert rows_of(database_url, FUNCTIONS) == functions
     fill(database_url, tmp_path)
+
+
+OF_BEFORE = """
+    INSERT INTO request (
+        id, served_model_id, domain, state, tries, settings, created_by, received_at, due_at, kind, regulation,
+        completed_at, refusal_reason
+    )
+    SELECT gen_random_uuid(), served_model_id, '{domain}', '{state}', 0, '{{}}', created_by, received_at, due_at, kind,
+        regulation, CASE '{state}' WHEN 'queued' THEN NULL ELSE received_at END, '-'
+    FROM request, generate_series(1, {count}) LIMIT {count}
+"""
+ENDED = {("privacy", "published"): 90, ("privacy", "withdrawn"): 30, ("copyright", "refused"): 30}
+GOES_ON = [("copyright", "published"), ("privacy", "queued"), ("privacy", "standing")]
+
+
+def test_texts_of_requests_that_ended_before_there_were_days_get_theirs(database_url: str, tmp_path: Path) -> None:
+    """More rows than one transaction changes, so that it goes on behind the first ones."""
+    fill(database_url, tmp_path)
+    schema.downgrade(database_url, "0014")
+    db = Database(database_url)
+    with transaction(db) as session:
+        for domain, state in [*ENDED, *GOES_ON]:
+            count = 5003 if state == "withdrawn" else 2
+            session.execute(text(OF_BEFORE.format(domain=domain, state=state, count=count)))
+    schema.upgrade(database_url)
+    days = "round(extract(epoch FROM content_until - now()) / 86400)::int"
+    found = rows_of(database_url, f"SELECT domain::text, state::text, {days}, count(*) FROM request "  # noqa: S608
+                    "WHERE content_until IS NOT NULL GROUP BY 1, 2, 3 ORDER BY 2")  # fmt: skip
+    assert found == [
+        ("privacy", "published", 90, 2), ("copyright", "refused", 30, 2), ("privacy", "withdrawn", 30, 5003),
+    ]  # fmt: skip
+    schema.downgrade(database_url, "0014")
+    assert rows_of(database_url, "SELECT 1 FROM request WHERE content_until IS NOT NULL") == []
+    db.dispose()
+
+
+def rows_of(url: str, statement: str) -> list[tuple[Any, ...]]:
+    """What one statement finds."""
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        found = [tuple(row) for row in connection.execute(text(statement))]
+    engine.dispose()
+    return found
 
 
 def test_general_examples_come_with_their_migration_and_leave_with_it(database_url: str, tmp_path: Path) -> None:
