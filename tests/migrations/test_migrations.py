@@ -156,6 +156,7 @@ def test_texts_of_requests_that_ended_before_there_were_days_get_theirs(database
         for domain, state in [*ENDED, *GOES_ON]:
             count = 5003 if state == "withdrawn" else 2
             session.execute(text(OF_BEFORE.format(domain=domain, state=state, count=count)))
+    db.dispose()
     schema.upgrade(database_url)
     days = "round(extract(epoch FROM content_until - now()) / 86400)::int"
     found = rows_of(database_url, f"SELECT domain::text, state::text, {days}, count(*) FROM request "  # noqa: S608
@@ -165,7 +166,6 @@ def test_texts_of_requests_that_ended_before_there_were_days_get_theirs(database
     ]  # fmt: skip
     schema.downgrade(database_url, "0014")
     assert rows_of(database_url, "SELECT 1 FROM request WHERE content_until IS NOT NULL") == []
-    db.dispose()
 
 
 def rows_of(url: str, statement: str) -> list[tuple[Any, ...]]:
