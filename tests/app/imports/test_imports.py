@@ -1,4 +1,4 @@
-"""Imports over HTTP and in their worker's hands: nothing half, nothing twice, nothing lost, nobody else's."""
+"""Imports in their worker's hands: nothing half, nothing twice, nothing lost."""
 
 from __future__ import annotations
 
@@ -8,94 +8,23 @@ import stat
 import threading
 import tracemalloc
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from fastapi.testclient import TestClient
-from sqlalchemy import func, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from app.config import Settings
 from app.db import Database, transaction
 from app.imports import chunks, run, service, spool
 from app.imports.errors import LeaseLost
-from app.main import create_app
-from app.tables import Audit, Example, Idempotency, Import, Key, Request
-from tests.app.service import NOW, Floor, slug, until_blocked
+from app.tables import Audit, Example, Key, Request
+from tests.app.imports.importing import CSV, PATH, SECRET, WRONG, Imports, row
+from tests.app.service import NOW, slug, until_blocked
 from tests.fixtures.served import question
-
-PATH = "/v1/imports"
-JSONL = {"Content-Type": "application/x-ndjson"}
-CSV = {"Content-Type": "text/csv"}
-SECRET = "Brandmayr"
-
-
-class Imports:
-    """Files brought and worked on, step by step."""
-
-    def __init__(self, floor: Floor) -> None:
-        self.floor, self.db, self.settings = floor, floor.db, floor.settings
-        self.directory = floor.settings.data_dir / spool.DIRECTORY
-
-    def send(self, content: Any, role: str = "requester", query: str = "", **headers: str) -> httpx.Response:
-        return self.floor.caller.send(role, "POST", PATH + query, content=content, headers={**JSONL, **headers})
-
-    def bring(self, *rows: Any, partial: bool = False, role: str = "requester") -> uuid.UUID:
-        """The id of an import of JSONL."""
-        answer = self.send("\n".join(map(json.dumps, rows)).encode(), role, f"?partial={partial}")
-        assert answer.status_code == 202, answer.text
-        return uuid.UUID(answer.json()["id"])
-
-    def run(self, import_id: uuid.UUID) -> Any:
-        """What a worker does; the import afterwards."""
-        run.run(self.db, self.settings, import_id)
-        return self.view(import_id)
-
-    def view(self, import_id: uuid.UUID, role: str = "requester") -> Any:
-        return self.floor.caller.call(role, "GET", f"{PATH}/{import_id}")
-
-    def faults(self, import_id: uuid.UUID) -> list[dict[str, Any]]:
-        answer = self.floor.caller.send("requester", "GET", f"{PATH}/{import_id}/errors")
-        assert answer.status_code == 200, answer.text
-        return [json.loads(line) for line in answer.text.splitlines()]
-
-    def lease_over(self, import_id: uuid.UUID) -> None:
-        with transaction(self.db) as session:
-            over = datetime.now(UTC) - timedelta(seconds=1)
-            session.execute(update(Import).where(Import.id == import_id).values(lease_until=over))
-
-    def references(self) -> list[str]:
-        with self.db.session_factory() as session:
-            return sorted(filter(None, session.scalars(select(Request.client_reference))))
-
-    def count(self, table: Any = Request) -> int:
-        with self.db.session_factory() as session:
-            return int(session.scalar(select(func.count()).select_from(table)) or 0)
-
-
-@pytest.fixture
-def imports(floor: Floor) -> Imports:
-    return Imports(floor)
-
-
-@pytest.fixture
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks, "REQUESTS", 3)
-
-
-def row(number: int, **more: Any) -> dict[str, Any]:
-    return {
-        "served_model": "people", "domain": "privacy", "forget": [question(number)], "retain": [question(900 + number)],
-        "client_reference": f"ref-{number:03}", **more,
-    }  # fmt: skip
-
-
-WRONG: dict[str, Any] = row(0, forget=[question(0, facts=[SECRET])], client_reference=SECRET)
 
 
 def test_a_file_becomes_requests_as_if_each_had_been_sent(imports: Imports) -> None:
@@ -427,110 +356,6 @@ def test_orphans_are_removed_once_nobody_writes_to_them_any_more(imports: Import
     assert spool.remove_orphans(imports.settings.data_dir, [kept]) == []
     assert spool.remove_orphans(imports.settings.data_dir, [kept], now=later) == [orphan]
     assert imports.run(kept)["state"] == "imported"
-
-
-def test_a_repeated_upload_is_one_import(imports: Imports) -> None:
-    content = json.dumps(row(1))
-    first = imports.send(content, **{"Idempotency-Key": "k"})
-    again = imports.send(content, **{"Idempotency-Key": "k"})
-    assert again.content == first.content
-    assert again.headers["idempotency-replayed"] == "true"
-    assert (imports.count(Import), len(list(imports.directory.iterdir()))) == (1, 1)
-    for other, query in ((json.dumps(row(2)), ""), (content, "?partial=true")):
-        answer = imports.send(other, query=query, **{"Idempotency-Key": "k"})
-        assert slug(answer) == "idempotency-key-reused"
-    assert (imports.count(Idempotency), len(list(imports.directory.iterdir()))) == (1, 1)
-
-
-@pytest.mark.parametrize(
-    ("headers", "query", "expected"),
-    [
-        ({"Content-Type": "application/json"}, "", (415, "unsupported-import")),
-        ({"Content-Type": "text/plain"}, "", (415, "unsupported-import")),
-        ({"Content-Type": "text/csv"}, "?form=jsonl", (415, "unsupported-import")),
-        ({}, "?form=xml", (422, "unprocessable")),
-        ({}, "?partial=perhaps", (422, "unprocessable")),
-        ({"Authorization": "Bearer none"}, "", (401, "unauthorised")),
-    ],
-)
-def test_what_is_no_import_is_refused_and_leaves_nothing(
-    imports: Imports, headers: dict[str, str], query: str, expected: tuple[int, str]
-) -> None:
-    headers = {**imports.floor.caller.header("requester"), **JSONL, **headers}
-    answer = imports.floor.caller.client.post(PATH + query, content=json.dumps(row(1)), headers=headers)
-    assert (answer.status_code, slug(answer)) == expected
-    assert not imports.directory.exists() or list(imports.directory.iterdir()) == []
-    assert imports.count(Import) == 0
-
-
-def test_an_empty_file_is_refused(imports: Imports) -> None:
-    assert slug(imports.send(b"")) == "bad-request"
-    assert list(imports.directory.iterdir()) == []
-
-
-@pytest.fixture
-def narrow(imports: Imports, settings: Settings) -> Iterator[TestClient]:
-    bounds = {"max_body_bytes": 1000, "max_import_bytes": 5000}
-    with TestClient(create_app(settings.model_copy(update=bounds)), raise_server_exceptions=False) as client:
-        yield client
-
-
-def pieces(total: int) -> Iterator[bytes]:
-    for at in range(0, total, 500):
-        yield b" " * min(500, total - at)
-
-
-@pytest.mark.parametrize("declared", [True, False])
-def test_a_file_has_a_bound_of_its_own(imports: Imports, narrow: TestClient, declared: bool) -> None:
-    headers = imports.floor.caller.header("requester") | JSONL
-    body: Callable[[int], Any] = (lambda size: b" " * size) if declared else pieces
-    assert narrow.post(PATH, content=body(5000), headers=headers).status_code == 202
-    answer = narrow.post(PATH, content=body(5001), headers=headers)
-    assert (answer.status_code, slug(answer), answer.json()["limit_bytes"]) == (413, "too-large", 5000)
-    assert len(list(imports.directory.iterdir())) == 1
-
-
-def test_a_full_disk_leaves_nothing(imports: Imports, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(spool, "_to_disk", full)
-    assert slug(imports.send(json.dumps(row(1)))) == "storage-full"
-    assert list(imports.directory.iterdir()) == []
-
-
-def test_imports_are_their_owners_and_of_those_who_run_the_service(imports: Imports) -> None:
-    import_id = imports.bring(WRONG)
-    imports.run(import_id)
-    for path in (f"{PATH}/{import_id}", f"{PATH}/{import_id}/errors", f"{PATH}/{uuid.uuid4()}"):
-        assert imports.floor.caller.refused("other", "GET", path) == (404, "not-found")
-    assert imports.floor.caller.call("other", "GET", PATH)["items"] == []
-    for role in ("requester", "operator", "officer", "admin"):
-        (shown,) = imports.floor.caller.call(role, "GET", PATH)["items"]
-        assert shown["id"] == str(import_id)
-
-
-def test_imports_are_paged(imports: Imports) -> None:
-    ids = [str(imports.bring(row(number))) for number in range(3)]
-    first = imports.floor.caller.call("requester", "GET", PATH, params={"limit": 2})
-    rest = imports.floor.caller.call("requester", "GET", PATH, params={"cursor": first["next_cursor"]})
-    assert sorted(one["id"] for one in first["items"] + rest["items"]) == sorted(ids)
-    assert rest["next_cursor"] is None
-
-
-def test_faults_are_not_known_before_the_end(imports: Imports) -> None:
-    import_id = imports.bring(row(1))
-    assert imports.floor.caller.refused("requester", "GET", f"{PATH}/{import_id}/errors") == (404, "no-faults-yet")
-
-
-def test_damaged_faults_are_not_shown(imports: Imports) -> None:
-    import_id = imports.bring(WRONG)
-    imports.run(import_id)
-    with imports.db.session_factory() as session:
-        digest = session.scalars(select(Import.errors_digest)).one()
-    path = imports.settings.artifacts_dir / str(digest)[:2] / str(digest)
-    path.write_bytes(path.read_bytes() + b"x")
-    assert imports.floor.caller.refused("requester", "GET", f"{PATH}/{import_id}/errors") == (500, "blob-damaged")
 
 
 def test_memory_does_not_grow_with_the_requests(imports: Imports, monkeypatch: pytest.MonkeyPatch) -> None:
