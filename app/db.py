@@ -81,11 +81,22 @@ def reading(db: Database) -> Iterator[Connection]:
 
 
 @contextmanager
-def at_once(db: Database) -> Iterator[Connection]:
-    """A connection for one statement that is a transaction by itself. Raises Unavailable; the change may then be there.
-    """
-    with _unavailable_when_away(mend=IN_DOUBT), db.reader.connect() as connection:
-        yield connection
+def at_once(db: Database, *, changes: bool) -> Iterator[psycopg.Connection[Any]]:
+    """A connection of the pool for single statements, each a transaction by itself, without SQLAlchemy's layers: for
+    calls that have one statement, where those would take as long as the statement. Raises Unavailable; where something
+    `changes`, the change may then be there."""
+    with _unavailable_when_away(mend=IN_DOUBT if changes else None):
+        held = db.engine.raw_connection()
+        connection: psycopg.Connection[Any] = held.driver_connection  # type: ignore[assignment]  # psycopg is the driver
+        try:
+            connection.autocommit = True
+            yield connection
+        finally:
+            if connection.closed or connection.info.transaction_status is not psycopg.pq.TransactionStatus.IDLE:
+                held.invalidate()  # its server is gone, or it waits for an answer yet
+            else:
+                connection.autocommit = False
+            held.close()
 
 
 def _note_time(_: Any, record: Any) -> None:
@@ -145,8 +156,8 @@ def clock(session: Session) -> datetime:
 def _unavailable_when_away(mend: str | None = None) -> Iterator[None]:
     try:
         yield
-    except (OperationalError, InterfaceError, PoolTimeout) as error:
-        if isinstance(error, OperationalError) and not error.connection_invalidated and _is_retryable(error):
+    except (OperationalError, InterfaceError, PoolTimeout, psycopg.OperationalError, psycopg.InterfaceError) as error:
+        if _is_retryable(error):
             raise
         raise Unavailable("the database does not answer", mend=mend) from None
     except InternalError as error:
@@ -155,9 +166,11 @@ def _unavailable_when_away(mend: str | None = None) -> Iterator[None]:
         raise Unavailable("the database ended a transaction that stood still", mend=mend) from None
 
 
-def _is_retryable(error: OperationalError) -> bool:
+def _is_retryable(error: Exception) -> bool:
     """Serialisation failures and lock timeouts are the caller's business, not an absence of the server."""
-    return getattr(error.orig, "sqlstate", None) in {"40001", "40P01", "55P03", "57014"}
+    if isinstance(error, OperationalError):
+        return not error.connection_invalidated and _is_retryable(error.orig or Exception())
+    return getattr(error, "sqlstate", None) in {"40001", "40P01", "55P03", "57014"}
 
 
 def session(request: Request) -> Iterator[Session]:

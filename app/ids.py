@@ -7,17 +7,27 @@ import time
 import uuid
 from datetime import datetime, timedelta
 
+RANDOM_BYTES = 10
+RANDOM_BITS = (1 << 80) - 1 & ~(0xF << 76) & ~(0x3 << 62)
+"""Those that are neither version nor variant."""
+
 
 def new_id(at: datetime | None = None) -> uuid.UUID:
     """A UUIDv7: 48 bits of milliseconds, then randomness. Newer ids sort after older ones to the millisecond.
 
     `at` is the moment that it sorts by, without one this one; years before 1970 all sort first.
     """
+    return new_ids(1, at)[0]
+
+
+def new_ids(count: int, at: datetime | None = None) -> list[uuid.UUID]:
+    """As many, of one moment; the system is asked for randomness once."""
     milliseconds = time.time_ns() // 1_000_000 if at is None else max(int(at.timestamp() * 1000), 0)
-    value = (milliseconds & (1 << 48) - 1) << 80 | int.from_bytes(os.urandom(10))
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    return uuid.UUID(int=value)
+    first, drawn = (milliseconds & (1 << 48) - 1) << 80 | 0x7 << 76 | 0x2 << 62, os.urandom(RANDOM_BYTES * count)
+    return [
+        uuid.UUID(int=first | int.from_bytes(drawn[start : start + RANDOM_BYTES]) & RANDOM_BITS)
+        for start in range(0, len(drawn), RANDOM_BYTES)
+    ]
 
 
 def first_id(moment: datetime, slack: timedelta = timedelta()) -> uuid.UUID:

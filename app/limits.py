@@ -4,6 +4,7 @@ headers."""
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ SAFE_HEADERS = [
 ]
 
 
+BODY_DIGEST = "grail.body_digest"
+"""Where a call's scope has the SHA-256 of its body, once that was read."""
 DIGITS = 18
 """Of a length that is looked at as a number."""
 
@@ -61,7 +64,7 @@ class BodyLimit:
         if refusal is not None:
             await answer(refusal)(scope, receive, send)
             return
-        body, started = _Body(receive, bounds), False
+        body, started = _Body(scope, receive, bounds), False
 
         async def unless_refused(message: Message) -> None:
             nonlocal started
@@ -94,12 +97,13 @@ class BodyLimit:
 
 
 class _Body:
-    """A body as it comes in; `refusal` once it is over a bound. What comes after it, a caller who hangs up, may take
-    its time."""
+    """A body as it comes in; `refusal` once it is over a bound, its SHA-256 in the scope once it is whole. What comes
+    after it, a caller who hangs up, may take its time."""
 
-    def __init__(self, receive: Receive, bounds: Bounds) -> None:
-        self._receive, self._bounds = receive, bounds
+    def __init__(self, scope: Scope, receive: Receive, bounds: Bounds) -> None:
+        self._scope, self._receive, self._bounds = scope, receive, bounds
         self._seen, self._ends, self._whole = 0, 0.0, False
+        self._digest = hashlib.sha256()
         self.refusal: ServiceError | None = None
 
     async def receive(self) -> Message:
@@ -113,11 +117,15 @@ class _Body:
         except TimeoutError:
             self.refusal = TooSlow(f"the body was not there after {self._bounds.seconds:g} s")
             raise _Refused from None
-        self._seen += len(message.get("body", b""))
+        part = message.get("body", b"")
+        self._seen += len(part)
         if self._seen > self._bounds.bytes:
             self.refusal = _too_large(self._bounds.bytes)
             raise _Refused
+        self._digest.update(part)
         self._whole = not message.get("more_body", False)
+        if self._whole:
+            self._scope[BODY_DIGEST] = self._digest.digest()
         return message
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import cache
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from app import health
@@ -39,7 +38,6 @@ from app.requests.endpoints import router as requests
 from app.requests.quick import KnownModels
 from app.secret import masters
 from app.served_models.endpoints import router as served_models
-from app.telemetry.context import about
 from app.telemetry.endpoints import router as telemetry
 from app.telemetry.http import Exchanges
 from app.telemetry.metrics import Metrics
@@ -52,6 +50,13 @@ retain items are protected; the outcome is a new adapter version with an evaluat
 
 Every error is a problem document (RFC 9457) that says what is wrong and how to mend it.
 """
+
+
+ROUTERS = (
+    requests, decisions, imports, jobs, events, webhooks, opendsr, reports, served_models, adapters, methods,
+    description, telemetry, health.router,
+)  # fmt: skip
+"""Their routes stand in the application as they are: included routers would be looked through at each call."""
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -76,7 +81,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         telemetry={
             "tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False,
         },  # FastAPI's own would send addresses as they were asked for, and texts of errors
-        openapi_url=None, docs_url=None, redoc_url=None, routes=[*_routes().routes],
+        openapi_url=None, docs_url=None, redoc_url=None,
+        routes=[route for router in ROUTERS for route in router.routes],
         redirect_slashes=False,  # a redirect would name the Host that was sent, and http behind a proxy with TLS
     )  # fmt: skip
     app.state.settings = settings
@@ -94,18 +100,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     _add_middleware(app, settings)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
-
-
-@cache
-def _routes() -> APIRouter:
-    """All routes, put together once a process: it takes 0.1 s, and an application adds nothing to them."""
-    routes = APIRouter(dependencies=[Depends(about)])
-    for router in (
-        requests, decisions, imports, jobs, events, webhooks, opendsr, reports, served_models, adapters, methods,
-        description, telemetry, health.router,
-    ):  # fmt: skip
-        routes.include_router(router)
-    return routes
 
 
 def _add_middleware(app: FastAPI, settings: Settings) -> None:

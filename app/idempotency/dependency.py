@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -12,6 +11,7 @@ from fastapi import Depends, Header, Request, Response
 from app.auth import Principal, require
 from app.db import DbSession
 from app.idempotency.service import REPLAYED, Call, Told, answer_once
+from app.limits import BODY_DIGEST
 
 IdempotencyKey = Annotated[
     str | None,
@@ -29,29 +29,26 @@ REPLAYED_HEADER: dict[str, Any] = {
 Once = Callable[[Callable[[], Told]], Response]
 
 
-async def _body_digest(request: Request) -> bytes:
-    """Of the body, which FastAPI has read already."""
-    return hashlib.sha256(await request.body()).digest()
+async def _read(request: Request) -> None:
+    """Read the body, also where the endpoint takes none."""
+    await request.body()
 
 
-BodyDigest = Annotated[bytes, Depends(_body_digest)]
-
-
-def call_of(request: Request, who: Principal, key: str | None, body_digest: bytes) -> Call:
-    """The call that a request is."""
+def call_of(request: Request, who: Principal, key: str | None, body_digest: bytes | None = None) -> Call:
+    """The call that a request is, whose body was read; `body_digest` where it is known otherwise."""
     address = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-    return Call(who.key_id, key, request.method, address, body_digest)
+    return Call(who.key_id, key, request.method, address, body_digest or request.scope[BODY_DIGEST])
 
 
 def _once(
     request: Request,
     session: DbSession,
     who: Annotated[Principal, Depends(require())],
-    body_digest: BodyDigest,
+    _: Annotated[None, Depends(_read)],
     idempotency_key: IdempotencyKey = None,
 ) -> Once:
     """Does the work of this call once. Name it after the endpoint's own role, which is to be asked first."""
-    call = call_of(request, who, idempotency_key, body_digest)
+    call = call_of(request, who, idempotency_key)
     return lambda work: answer_once(session, call, datetime.now(UTC), work)
 
 

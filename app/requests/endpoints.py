@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from app.auth import Claimed, Principal, confirm, require
 from app.config import bounds
-from app.db import DbSession, reading, transaction
+from app.db import DbSession, at_once, transaction
 from app.errors import (
     BadRequest,
     NotFound,
@@ -21,7 +21,7 @@ from app.errors import (
     UnsupportedMediaType,
     problem_responses,
 )
-from app.idempotency.dependency import REPLAYED_HEADER, BodyDigest, IdempotencyKey, call_of
+from app.idempotency.dependency import REPLAYED_HEADER, IdempotencyKey, call_of
 from app.idempotency.errors import KeyReused, StillAtWork
 from app.idempotency.service import Told, answer_once, response_of
 from app.lifecycle import RequestState
@@ -88,15 +88,13 @@ def submit(
     payload: RequestCreate,
     request: Request,
     who: Claimed,
-    now: Now,
-    body_digest: BodyDigest,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Answered after the commit only. Forget items leave the served model's standing retain set at once and go into
     the next batch; retain items join that set. A request with retain items only is `standing` from now on. Where the
     policy has `validate_notices`, a copyright request waits as `notice` for an officer."""
-    call, due_days = call_of(request, who, idempotency_key, body_digest), request.app.state.settings.request_due_days
-    state = request.app.state
+    state, now = request.app.state, datetime.now(UTC)
+    due_days = state.settings.request_due_days
     if idempotency_key is None:
         quickly = quick.submit(state.db, state.known_models, payload, who, now, due_days=due_days)
         if quickly is not None:
@@ -108,7 +106,7 @@ def submit(
 
         if idempotency_key is not None:  # a kept answer is told to a key that is still valid only
             confirm(session, who)
-        return answer_once(session, call, now, work)
+        return answer_once(session, call_of(request, who, idempotency_key), now, work)
 
 
 def _told(view: RequestView) -> Told:
@@ -170,16 +168,15 @@ def read(
     request_id: uuid.UUID,
     request: Request,
     who: Claimed,
-    now: Now,
     if_none_match: IfNoneMatch = None,
     include: Annotated[
         Literal["items"] | None, Query(description="`items`: its texts too, for the owner and officers")
     ] = None,
 ) -> Response:
     """Its state, its clock, and in numbers how it went."""
-    db = request.app.state.db
+    db, now = request.app.state.db, datetime.now(UTC)
     if include is None:
-        with reading(db) as connection:
+        with at_once(db, changes=False) as connection:
             view = service.status(connection, request_id, who, now)
     else:
         with transaction(db) as session:

@@ -18,7 +18,7 @@ from app.audit.service import entry as audit_entry
 from app.auth import NO_VALID_KEY, Principal
 from app.errors import Unauthorised
 from app.events.journal import of_request
-from app.ids import new_id
+from app.ids import new_id, new_ids
 from app.lifecycle import RequestState
 from app.requests import conflicts, duplicates
 from app.requests import entries as rules
@@ -224,7 +224,7 @@ def _rows(
     """Example rows. A retain item that somebody has forgotten is stored, but does not stand; those of a linked request
     rest."""
     rests = request.state is RequestState.LINKED
-    ids = [new_id() for _ in found]
+    ids = new_ids(len(found))
     for entry in found:
         eraser = blocked.get(entry.digest) if _protects(entry) and not rests else None
         yield {

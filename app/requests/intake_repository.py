@@ -8,13 +8,13 @@ batches or the alias holds the model alone (`repository.lock_model`). A request 
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
+import psycopg
+from pydantic_core import to_json
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
@@ -111,7 +111,7 @@ def target_and_terms(connection: Connection, name: str) -> tuple[Target, str] | 
 
 
 def receive(
-    connection: Connection,
+    connection: psycopg.Connection[Any],
     key_id: uuid.UUID,
     model_id: uuid.UUID,
     terms: str,
@@ -125,7 +125,8 @@ def receive(
     values = {
         "key": key_id, "model": model_id, "terms": terms, "fingerprint": fingerprint, "digests": list(digests), **rows,
     }  # fmt: skip
-    revision: str | None = connection.exec_driver_sql(RECEIVE, values).scalar_one()
+    row = connection.execute(RECEIVE, values).fetchone()
+    revision: str | None = row and row[0]
     return revision
 
 
@@ -143,9 +144,4 @@ def as_json(
 ) -> dict[str, str]:
     """Rows by columns, as the database's functions take them."""
     kinds = {"requests": [request], "examples": examples, "leaves": leaves, "events": events}
-    return {name: json.dumps(rows, default=_plain) for name, rows in kinds.items()}
-
-
-def _plain(value: Any) -> str:
-    """What JSON does not know: ids and moments."""
-    return value.isoformat() if isinstance(value, datetime) else str(value)
+    return {name: to_json(rows).decode() for name, rows in kinds.items()}

@@ -72,7 +72,7 @@ def submit(
         return None
     assert asked.request.fingerprint is not None  # noqa: S101 - something is to be forgotten
     note(request_id=asked.request.id, model=payload.served_model)
-    with at_once(db) as connection:
+    with at_once(db, changes=True) as connection:
         revision = repository.receive(
             connection, who.shown, known.target.id, known.terms, asked.request.fingerprint,
             intake.forgotten(asked.entries), intake.as_json(intake.rows_of(asked, {}, now)),

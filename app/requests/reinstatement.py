@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from app.audit.service import record
 from app.auth import Principal
-from app.ids import new_id
+from app.ids import new_id, new_ids
 from app.lifecycle import RequestEvent, RequestState, advance_request
 from app.requests import clocks, conflicts, repository
 from app.requests import entries as rules
@@ -158,7 +158,7 @@ def _anew(session: Session, original: Request, model: ServedModel, items: Sequen
     faults = list(_differences(brought, erased))
     if faults:
         raise NotWhatWasErased(faults)
-    ids = [new_id() for _ in brought]
+    ids = new_ids(len(brought))
     return [entry.columns(ids) for entry in brought]
 
 

@@ -7,8 +7,9 @@ import dataclasses
 import uuid
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection
+import psycopg
 from sqlalchemy.orm import Session
 
 from app.audit.service import record
@@ -46,7 +47,9 @@ def read(session: Session, request_id: uuid.UUID, who: Principal, now: datetime,
     return view.model_copy(update={"contents": contents_of(request, repository.items_of(session, request.id))})
 
 
-def status(connection: Connection, request_id: uuid.UUID, who: Principal, now: datetime) -> RequestView:
+def status(
+    connection: psycopg.Connection[Any], request_id: uuid.UUID, who: Principal, now: datetime
+) -> RequestView:
     """One request without its texts, in one statement that looks at the key, too: what is asked most often. Raises
     Unauthorised for a key that was revoked, and NotFound."""
     found = status_repository.find(connection, request_id, who.shown)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from sqlalchemy import Connection, Row
+import psycopg
+from psycopg.rows import namedtuple_row
 
 from app.auth import SEES_ALL
 from app.tables.key import OPEN_NOW_SQL
@@ -31,8 +32,9 @@ WHERE k.id = %(key)s AND {OPEN_NOW_SQL}
 """  # noqa: S608 - a condition of our own
 
 
-def find(connection: Connection, request_id: uuid.UUID, key_id: uuid.UUID) -> Row[Any] | None:
+def find(connection: psycopg.Connection[Any], request_id: uuid.UUID, key_id: uuid.UUID) -> Any:
     """The columns of a request that this key may see (all of them NULL for any other), with the key's `role`, `model`,
     `forget_items`, `retain_items`, `probes` and `job_id`. None for a key that is not there, revoked or expired."""
     values = {"request": request_id, "key": key_id, "seeing_all": [str(role) for role in SEES_ALL]}
-    return connection.exec_driver_sql(STATUS, values).one_or_none()
+    with connection.cursor(row_factory=namedtuple_row) as cursor:
+        return cursor.execute(STATUS, values).fetchone()

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
 from app.auth import Principal
@@ -56,7 +55,7 @@ def view_of_new(request: Request, model: str, counts: Counts, now: datetime) -> 
     return _view(request, now, model=model, counts=counts, job_id=None, with_reasons=True)
 
 
-def view_of_row(row: Row[Any], now: datetime, *, with_reasons: bool) -> RequestView:
+def view_of_row(row: Any, now: datetime, *, with_reasons: bool) -> RequestView:
     """A request as `status_repository` reads it."""
     counts = Counts(row.forget_items, row.retain_items, row.probes)
     return _view(row, now, model=row.model, counts=counts, job_id=row.job_id, with_reasons=with_reasons)
@@ -96,7 +95,7 @@ def _item(row: Example, probes: list[ProbeView]) -> ItemView:
 
 
 def _view(
-    request: Request | Row[Any],
+    request: Request | Any,
     now: datetime,
     *,
     model: str,
@@ -137,7 +136,7 @@ def _view(
     )
 
 
-def _hold(request: Request | Row[Any], with_reasons: bool) -> HoldView | None:
+def _hold(request: Request | Any, with_reasons: bool) -> HoldView | None:
     if request.hold_kind is None or request.held_since is None:
         return None
     return HoldView(
@@ -145,7 +144,7 @@ def _hold(request: Request | Row[Any], with_reasons: bool) -> HoldView | None:
     )
 
 
-def _extension(request: Request | Row[Any], with_reasons: bool) -> ExtensionView | None:
+def _extension(request: Request | Any, with_reasons: bool) -> ExtensionView | None:
     if request.extended_at is None or request.first_due_at is None:
         return None
     return ExtensionView(
@@ -155,7 +154,7 @@ def _extension(request: Request | Row[Any], with_reasons: bool) -> ExtensionView
     )
 
 
-def _counter(request: Request | Row[Any], with_reasons: bool) -> CounterView | None:
+def _counter(request: Request | Any, with_reasons: bool) -> CounterView | None:
     if request.countered_at is None:
         return None
     return CounterView(at=request.countered_at, reason=request.counter_reason if with_reasons else None)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Mapping
 from contextvars import ContextVar
+from typing import Any
 
 import structlog
-from fastapi import Request
 from opentelemetry import trace
 
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -33,6 +34,8 @@ def begin() -> dict[str, str]:
 
 def note(**ids: uuid.UUID | str | int | None) -> None:
     """Add ids to the log lines of this call or task, and to its span."""
+    if not ids:
+        return
     plain = {name: str(value) for name, value in ids.items() if value is not None and PLAIN.fullmatch(str(value))}
     structlog.contextvars.bind_contextvars(**plain)
     noted = _noted.get()
@@ -43,6 +46,6 @@ def note(**ids: uuid.UUID | str | int | None) -> None:
         span.set_attributes({f"grail.{name}": value for name, value in plain.items()})
 
 
-async def about(request: Request) -> None:
-    """A dependency of every route: what its path names. It must be `async`, so that what it binds lasts."""
-    note(**{NAMES[name]: value for name, value in request.path_params.items() if name in NAMES})
+def about(path_params: Mapping[str, Any]) -> None:
+    """Note what a call's path names."""
+    note(**{NAMES[name]: value for name, value in path_params.items() if name in NAMES})

@@ -38,7 +38,7 @@ CONFIG = SchemathesisConfig.from_dict(
         "checks": {
             "enabled": False,
             **{name: {"enabled": True} for name in CHECKS},
-            "negative_data_rejection": {"enabled": True, "expected-statuses": [400, 404, 409, 413, 422]},
+            "negative_data_rejection": {"enabled": True, "expected-statuses": [400, 404, 409, 413, 415, 422]},
         },
     }
 )
