@@ -23,7 +23,7 @@ from psycopg.rows import dict_row
 
 from app.config import Settings
 from app.db import Database
-from cli.stack import Stack, StackFailed
+from cli.stack import Stack
 from tests.e2e.service import Service, tiny_policy
 from tests.faults.cutter import Cutter
 from tests.fixtures.facts import TEMPLATE
@@ -249,10 +249,6 @@ class Ground:
         self.cutter.disarm()  # type: ignore[union-attr]
         for name in CLOCKED:
             (self.clocks / name).unlink(missing_ok=True)
-        for _ in range(3):  # what a dying broker takes with it is started again, too
-            with suppress(StackFailed):
-                self.stack.wait_ready()
-                return
         self.stack.wait_ready()
 
     def close_breakers(self) -> None:
