@@ -135,10 +135,11 @@ class Ground:
         """The key of a role."""
         return str(self.service.clients[role].headers["Authorization"]).removeprefix("Bearer ")
 
-    def register(self, name: str, steps: int = 12) -> None:
-        """A served model with the taught adapter as version 1."""
+    def register(self, name: str, steps: int = 12, *, approval: bool = False) -> None:
+        """A served model with the taught adapter as version 1; with `approval` an officer lets candidates through."""
         base, adapter = self.models / "base", self.models / "adapter"
-        self.service.register(name, base, adapter, TEMPLATE, fault_policy(steps))
+        policy = {**fault_policy(steps), "require_approval": approval}
+        self.service.register(name, base, adapter, TEMPLATE, policy)
 
     def point(self, model: str) -> str:
         """Where the model's newest job stands: one of POINTS, a final state, or `none`."""
