@@ -94,6 +94,7 @@ class Settings(BaseSettings):
     events_streams_max: int = Field(1000, gt=0, description="In one process; they do not count as in flight.")
     deliver_seconds: float = Field(2.0, gt=0)
     webhooks_per_key: int = Field(20, gt=0)
+    callbacks_per_key: int = Field(5000, gt=0, description="Of OpenDSR requests, until their last word was told.")
     webhook_timeout_seconds: float = Field(15.0, gt=0)
     webhook_retry_seconds: list[float] = Field(
         [5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 23_100.0], description="Waits between attempts: a day in all."

@@ -4,7 +4,12 @@
     python bench/chaos.py --schedules 500 --seed 1 --from 0  from the beginning
     python bench/chaos.py --seed 1 --only 137                one schedule again
     python bench/chaos.py --seed 1 --minutes 30              as many as fit
+    python bench/chaos.py --seed 1 --deeds                   people change their minds meanwhile
     python bench/chaos.py --named                            every named fault of tests/faults at every stage
+
+With `--deeds` people also withdraw, hold and release, extend and refuse at random moments, and of half the models an
+officer approves every candidate: schedules of form 2. Their lines have `form` and stand in the same file as those of
+form 1, which have none. The faults of a number are the same in both forms.
 
 A schedule is a served model of its own, callers who do not give up, and one to three faults, each at a point of the
 pipeline or at a moment. Then everything is mended as an operator would (thawed, in time, with room; breakers
@@ -27,7 +32,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
@@ -40,8 +45,9 @@ os.environ.setdefault("GRAIL_MASTER_SECRET", "a secret of benches and of nobody 
 
 from provenance import commit  # noqa: E402
 
-from tests.faults import invariants  # noqa: E402  the path is set above
+from tests.faults import deeds, invariants  # noqa: E402  the path is set above
 from tests.faults.callers import Load  # noqa: E402
+from tests.faults.deeds import Deed, Officer, People  # noqa: E402
 from tests.faults.ground import LEASE_SECONDS, POINTS, Ground, may_mount  # noqa: E402
 
 RESULTS = ROOT / "docs" / "chaos.jsonl"
@@ -76,15 +82,23 @@ class Schedule:
     number: int
     callers: int
     faults: list[Fault]
+    form: int = 1
+    deeds: list[Deed] = field(default_factory=list)
+    approval: bool = False
 
 
-def draw(seed: int, number: int, *, with_disk: bool = True) -> Schedule:
-    """The schedule of that number."""
+def draw(seed: int, number: int, *, with_disk: bool = True, form: int = 1) -> Schedule:
+    """The schedule of that number; what form 2 adds is drawn apart, so that form 1 stays what it was."""
     random = Random(f"{seed}:{number}")  # noqa: S311  a schedule, not a secret
     kinds = [kind for kind in WEIGHTS if with_disk or kind != "disk"]
     drawn = random.choices(kinds, [WEIGHTS[kind] for kind in kinds], k=random.randint(1, 3))
     faults = [_fault(random, kind) for kind in drawn]
-    return Schedule(seed, number, random.randint(2, 5), faults)
+    schedule = Schedule(seed, number, random.randint(2, 5), faults, form)
+    if form == 2:
+        more = Random(f"{seed}:{number}:deeds")  # noqa: S311
+        schedule.deeds = [deeds.draw(more) for _ in range(schedule.callers)]
+        schedule.approval = more.random() < 0.5
+    return schedule
 
 
 def _fault(random: Random, kind: str) -> Fault:
@@ -133,11 +147,38 @@ def strike(ground: Ground, fault: Fault) -> list[Callable[[], Any]]:
 def run(ground: Ground, schedule: Schedule) -> dict[str, Any]:
     """One schedule from its first caller to the verdict."""
     began, model = time.monotonic(), f"m{schedule.number}-{int(time.time())}"
-    ground.register(model)
-    load = Load(ground.stack.base_url, ground.key("requester"), model)
-    load.begin(schedule.callers, 1.5, Random(schedule.number))  # noqa: S311
+    ground.register(model, approval=schedule.approval)
+    people = People(ground.stack.base_url, {role: ground.key(role) for role in ("requester", "operator", "officer")})
+    load = Load(ground.stack.base_url, ground.key("requester"), model, people=people)
+    load.begin(schedule.callers, 1.5, Random(schedule.number), schedule.deeds)  # noqa: S311
+    with ExitStack() as officer:
+        if schedule.approval:
+            officer.enter_context(Officer(people, model, 0.2))
+        cuts = _until_rest(ground, schedule, load, began)
+        open_still = ground.until_ended(model, PATIENCE_SECONDS)
+    ground.sweep_files()
+    broken = [f"{what} at the end" for what in open_still] + load.strange + people.strange
+    broken += [f"{name} was refused to the end" for name in set(load.tried) - set(load.accepted)]
+    if not open_still:
+        broken += invariants.broken(ground, model, load.accepted, load.tried, load.deeds)
+    jobs = ground.rows(
+        "SELECT count(*) AS n FROM job j JOIN served_model m ON m.id = j.served_model_id WHERE m.name = %s", model
+    )
+    form = {"form": 2, "approval": schedule.approval, "deeds": deeds.told(load.deeds.items())}
+    return {
+        **(form if schedule.form == 2 else {}),
+        "commit": commit(), "seed": schedule.seed, "schedule": schedule.number, "model": model,
+        "faults": [{k: v for k, v in asdict(fault).items() if v not in ("", None, 0.0)} for fault in schedule.faults],
+        "cuts": cuts, "requests": len(load.tried), "accepted": len(load.accepted),
+        "repeated": load.repeated, "jobs": jobs[0]["n"], "outcome": "broken" if broken else "held", "broken": broken,
+        "seconds": round(time.monotonic() - began, 1),
+    }  # fmt: skip
+
+
+def _until_rest(ground: Ground, schedule: Schedule, load: Load, began: float) -> list[tuple[str, str]]:
+    """The faults, until everybody has an answer and all is mended; which commits were cut."""
+    model, cuts = load.model, len(ground.cutter.cuts)
     later: list[Callable[[], Any]] = []
-    cuts = len(ground.cutter.cuts)
     for fault in sorted(schedule.faults, key=lambda one: one.after_seconds):
         _await_moment(ground, model, fault, began)
         fault.struck = {"at": ground.point(model), "seconds": round(time.monotonic() - began, 2)}
@@ -146,22 +187,7 @@ def run(ground: Ground, schedule: Schedule) -> dict[str, Any]:
         wait()
     load.end()
     ground.heal()
-    open_still = ground.until_ended(model, PATIENCE_SECONDS)
-    ground.sweep_files()
-    broken = [f"{what} at the end" for what in open_still] + load.strange
-    broken += [f"{name} was refused to the end" for name in set(load.tried) - set(load.accepted)]
-    if not open_still:
-        broken += invariants.broken(ground, model, load.accepted, load.tried)
-    jobs = ground.rows(
-        "SELECT count(*) AS n FROM job j JOIN served_model m ON m.id = j.served_model_id WHERE m.name = %s", model
-    )
-    return {
-        "commit": commit(), "seed": schedule.seed, "schedule": schedule.number, "model": model,
-        "faults": [{k: v for k, v in asdict(fault).items() if v not in ("", None, 0.0)} for fault in schedule.faults],
-        "cuts": ground.cutter.cuts[cuts:], "requests": len(load.tried), "accepted": len(load.accepted),
-        "repeated": load.repeated, "jobs": jobs[0]["n"], "outcome": "broken" if broken else "held", "broken": broken,
-        "seconds": round(time.monotonic() - began, 1),
-    }  # fmt: skip
+    return ground.cutter.cuts[cuts:]
 
 
 def _await_moment(ground: Ground, model: str, fault: Fault, began: float) -> None:
@@ -216,12 +242,12 @@ def taught_model(place: Path) -> Path:
     return place
 
 
-def results(seed: int) -> list[dict[str, Any]]:
-    """What is known of a seed."""
+def results(seed: int, form: int) -> list[dict[str, Any]]:
+    """What is known of a seed, of schedules of that form."""
     if not RESULTS.is_file():
         return []
     rows = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines() if line]
-    return [row for row in rows if row["seed"] == seed]
+    return [row for row in rows if row["seed"] == seed and row.get("form", 1) == form]
 
 
 def summary(rows: list[dict[str, Any]]) -> None:
@@ -249,6 +275,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", type=int, help="this number alone, without a line in the results")
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--keep-going", action="store_true", help="go on after a violation, on a fresh stack")
+    parser.add_argument("--deeds", dest="form", action="store_const", const=2, default=1, help="people decide, too")
     parser.add_argument("--named", action="store_true", help="tests/faults with all processes and stages instead")
     return parser.parse_args()
 
@@ -262,7 +289,7 @@ def main() -> int:
     if asked.named:
         os.environ["GRAIL_FAULTS"] = "all"
         os.execv(sys.executable, [sys.executable, "-m", "pytest", str(ROOT / "tests" / "faults"), "-v"])  # noqa: S606
-    known = results(asked.seed)
+    known = results(asked.seed, asked.form)
     first = asked.first if asked.first is not None else max((row["schedule"] + 1 for row in known), default=0)
     numbers = [asked.only] if asked.only is not None else range(first, asked.schedules)
     ends, bad = time.monotonic() + asked.minutes * 60, 0
@@ -272,7 +299,7 @@ def main() -> int:
             if time.monotonic() > ends:
                 break
             ground = give(fresh=done % A_GROUND_LASTS == 0)
-            row = run(ground, draw(asked.seed, number, with_disk=ground.small_disk))
+            row = run(ground, draw(asked.seed, number, with_disk=ground.small_disk, form=asked.form))
             faults = (f"{f['kind']} {f.get('target', '')} at {f['struck']['at']}" for f in row["faults"])
             print(f"{number:4d} {row['outcome']:6s} {row['seconds']:6.1f} s  {', '.join(faults)}", flush=True)
             if asked.only is None:
@@ -284,7 +311,7 @@ def main() -> int:
                 give.leave(keep=True)  # type: ignore[attr-defined]
                 if not asked.keep_going:
                     break
-    summary(results(asked.seed))
+    summary(results(asked.seed, asked.form))
     return 1 if bad else 0
 
 

@@ -24,7 +24,7 @@ from app.tables import Key
 MODELS, OWNERS, WEBHOOKS, OPEN = 20, 50, 20, 1000
 GROWING = (
     "request", "example", "event", "audit", "delivery", "batch", "batch_member", "batch_example", "job", "report",
-    "idempotency", "import", "adapter_download",
+    "idempotency", "import", "adapter", "adapter_download", "webhook",
 )  # fmt: skip
 """Tables that grow with use: none of them may be read from end to end by anything that is done often."""
 

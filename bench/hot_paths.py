@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from app.auth import Principal, Role
 from app.batches import repository as batch_rows
 from app.batches import service as batches
+from app.config import load_settings
 from app.events import repository as event_rows
 from app.events import service as events
 from app.events.positions import START, Position
@@ -38,9 +39,13 @@ from app.requests.cursors import cursor_of
 from app.requests.known import known_model
 from app.requests.schemas import RequestCreate, RequestFilter
 from app.retention import repository as retention
+from app.served_models import service as served_models
 from app.tables import DeliveryState, Regulation, RequestDomain, RequestKind
+from app.telemetry import repository as telemetry_rows
+from app.telemetry import snapshot
 from app.webhooks import fan
 from app.webhooks import repository as webhook_rows
+from app.workers import service as workers
 from tests.fixtures.served import question
 
 Path = Callable[[Session], Any]
@@ -130,7 +135,7 @@ def planning(filled: Filled, who: Known) -> dict[str, Path]:
     """What the planner does: of all served models, and of one."""
     now = filled.now
     return {
-        "plan_batches": lambda s: batches.plan(s, now),
+        "plan_batches": lambda s: [batches.plan_model(s, id_, now) for id_ in batch_rows.models_with_pending(s)],
         "preview": lambda s: batches.preview(s, "model-003", now),
         "run now": lambda s: batches.run_now(s, "model-003", who.officer, now, include_attention=True),
     }
@@ -184,6 +189,7 @@ def others(filled: Filled, who: Known) -> dict[str, Path]:
         "deliveries": lambda s: webhook_rows.deliveries(s, who.webhook_id, state=None, before=None, limit=LIMIT),
         "dead deliveries": lambda s: webhook_rows.deliveries(
             s, who.webhook_id, state=DeliveryState.DEAD, before=None, limit=LIMIT),
+        "open callbacks": lambda s: webhook_rows.open_callbacks(s, who.owner.key_id),
         "any pending": lambda s: webhook_rows.any_pending(s, who.webhook_id),
         "idempotency expiry": lambda s: idempotency.purge(s, now),
         "imports": lambda s: imports.browse(s, who.officer, cursor=None, limit=LIMIT),
@@ -192,6 +198,18 @@ def others(filled: Filled, who: Known) -> dict[str, Path]:
         "imports at work": lambda s: import_rows.at_work(s, now),
         "in attention": lambda s: batch_rows.in_attention(s, who.model_id, 500),
     }  # fmt: skip
+
+
+def scraping(filled: Filled) -> dict[str, Path]:
+    """What a scrape of the metrics, `/readyz` and `grail doctor` ask."""
+    now, settings = filled.now, load_settings()
+    return {
+        "scrape": lambda s: snapshot.read(s, now, settings),
+        "time of a scrape": lambda s: telemetry_rows.limit_time(s, 5.0),
+        "doctor's workers": lambda s: workers.memories(s, now),
+        "doctor's breakers": lambda s: served_models.left_alone(s, now),
+        "doctor's files": served_models.without_files,
+    }
 
 
 def _pending_of(session: Session) -> uuid.UUID:
@@ -205,11 +223,13 @@ def _jobs(session: Session, who: Principal, filled: Filled, **narrowed: Any) -> 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a statement is carried out: what it costs by the planner's reckoning, and which tables it reads whole."""
+    """How a statement is carried out: what it costs by the planner's reckoning, which tables it reads whole, and of
+    which it walks an index from end to end, those of a part of a table aside."""
 
     statement: str
     cost: float
     whole: frozenset[str]
+    walked: frozenset[str]
     nodes: str
 
 
@@ -217,6 +237,7 @@ class Plan:
 def explained(connection: Connection, only: Callable[[str], bool] = lambda _: True) -> Iterator[list[Plan]]:
     """Plans of all statements that are sent meanwhile, but for those of this module."""
     plans: list[Plan] = []
+    tables = {row[0]: row[1] for row in connection.execute(text(OF_ALL))}
     cursor = connection.connection.cursor()
 
     def note(_: Any, __: Any, statement: str, parameters: Any, ___: Any, many: bool) -> None:
@@ -227,8 +248,9 @@ def explained(connection: Connection, only: Callable[[str], bool] = lambda _: Tr
         tree = row[0] if isinstance(row[0], list) else json.loads(row[0])
         nodes = list(_nodes(tree[0]["Plan"]))
         whole = {node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"}
+        walked = frozenset(tables[index] for index in _walked(tree[0]["Plan"]) if index in tables)
         shown = "; ".join(f"{n['Node Type']} {n.get('Index Name', n.get('Relation Name', ''))}" for n in nodes)
-        plans.append(Plan(" ".join(statement.split()), tree[0]["Plan"]["Total Cost"], frozenset(whole), shown))
+        plans.append(Plan(" ".join(statement.split()), tree[0]["Plan"]["Total Cost"], frozenset(whole), walked, shown))
 
     event.listen(connection.engine, "before_cursor_execute", note)
     try:
@@ -236,6 +258,24 @@ def explained(connection: Connection, only: Callable[[str], bool] = lambda _: Tr
     finally:
         event.remove(connection.engine, "before_cursor_execute", note)
         cursor.close()
+
+
+def _walked(plan: Mapping[str, Any], limited: bool = False) -> Iterator[str]:
+    """Indexes that are read without a condition, by something that wants all of it."""
+    limited = (limited or plan["Node Type"] == "Limit") and plan["Node Type"] not in TAKES_ALL
+    if plan["Node Type"] in INDEX_SCANS and "Index Cond" not in plan and not limited:
+        yield plan["Index Name"]
+    for below in plan.get("Plans", []):
+        yield from _walked(below, limited)
+
+
+OF_ALL = """
+SELECT i.indexrelid::regclass::text, i.indrelid::regclass::text FROM pg_index i
+JOIN pg_class c ON c.oid = i.indrelid WHERE i.indpred IS NULL AND c.relnamespace = 'public'::regnamespace
+"""
+TAKES_ALL = {"Sort", "Aggregate", "Hash", "WindowAgg"}
+"""Nodes that read all that is below before they give the first row."""
+INDEX_SCANS = {"Index Scan", "Index Only Scan", "Bitmap Index Scan"}
 
 
 def _nodes(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

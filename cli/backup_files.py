@@ -73,7 +73,7 @@ def read_manifest(place: Path) -> dict[str, Any]:
     try:
         document: dict[str, Any] = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
         files: dict[str, str] = document["files"]
-        if document["form"] != FORM:
+        if document["form"] != FORM or DUMP not in dict(files):
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError):
         raise CommandFailed(f"{place} is no whole backup: its {MANIFEST} can not be read", "Take another.") from None
@@ -105,8 +105,8 @@ def run(program: str, server_major: int, url: str, *arguments: str) -> None:
     machine do not see it. Raises CommandFailed."""
     parsed = make_url(url).set(drivername="postgresql")
     environment = {**os.environ, **({"PGPASSWORD": str(parsed.password)} if parsed.password else {})}
-    plain = parsed.set(password=None).render_as_string()
-    command = [str(client_program(program, server_major)), "--dbname", plain, *arguments]
+    plain = parsed._replace(password=None)  # `set` takes None for "as it is"
+    command = [str(client_program(program, server_major)), "--dbname", plain.render_as_string(), *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no word"])[-1]

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
-from cli.doctor_places import backups, model_roots, secret_files, settings, traces
+from cli.doctor_places import backups, model_roots, secret_files, secret_paths, settings, traces
 from cli.doctor_rows import of_rows
-from cli.findings import Finding, State
+from cli.findings import UNREAD, UNREAD_FILE, Finding, State
 from cli.keys import database_url
 from cli.remote import data_directory
 from cli.show import hint, show_json, show_table
@@ -27,7 +28,7 @@ OLDEST_POSTGRES = 15
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False) -> None:
     """Check everything that the service needs, and say how to mend it; exit code 1 when something is wrong."""
-    found = [finding for check in CHECKS for finding in check()]
+    found = [finding for check in CHECKS for finding in _looked_at(check)]
     if as_json:
         show_json([{"check": f.name, "state": f.state.lower(), "text": f.text} for f in found])
     else:
@@ -37,6 +38,22 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the findi
         hint(f"{wrong} to mend, as the lines marked WRONG say.")
         raise typer.Exit(1)
     hint("All is well.")
+
+
+def _looked_at(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """What a check finds. One that needs what can not be read says so in its place, and hides none of the others: which
+    setting, or file of a secret, has a line of its own."""
+    name = check.__name__.strip("_").replace("_", " ")
+    try:
+        yield from check()
+    except ValidationError:
+        yield Finding(name, State.NOTE, UNREAD)
+    except OSError as error:
+        if error.filename in map(str, secret_paths().values()):
+            yield Finding(name, State.NOTE, UNREAD_FILE)
+            return
+        what = f"{error.strerror or type(error).__name__}: {error.filename or 'a file or connection'}"
+        yield Finding(name, State.WRONG, f"can not be looked at ({what})")
 
 
 def _python() -> Iterator[Finding]:

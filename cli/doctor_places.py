@@ -57,10 +57,15 @@ def model_roots() -> Iterator[Finding]:
         yield Finding("model roots", State.OK, f"{len(roots)} to register models from")
 
 
+def secret_paths() -> dict[str, Path]:
+    """Files of secrets that the environment names."""
+    named = {name: os.environ.get(f"{name}_FILE") for name in (*SECRETS, "GRAIL_OPENDSR_KEY")}
+    return {name: Path(path) for name, path in named.items() if path}
+
+
 def secret_files() -> Iterator[Finding]:
     """Files that hold secrets are there, and are readable by their user alone."""
-    named = {name: os.environ.get(f"{name}_FILE") for name in (*SECRETS, "GRAIL_OPENDSR_KEY")}
-    files = {name: Path(path) for name, path in named.items() if path}
+    files = secret_paths()
     own = data_directory() / FILE
     if own.is_file():
         files[FILE] = own

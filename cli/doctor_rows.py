@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -14,7 +15,7 @@ from app.served_models import service as served_models
 from app.telemetry.families import Snapshot
 from app.telemetry.snapshot import read
 from app.workers import service as workers
-from cli.findings import Finding, State
+from cli.findings import UNREAD, Finding, State
 
 LATE_SECONDS = 3600.0
 """Webhook messages that should have been sent so long ago: the control worker or beat is away."""
@@ -31,6 +32,8 @@ def of_rows(url: str) -> Iterator[Finding]:
             yield _kept(load_settings())
         yield from _requests(found)
         yield from _webhooks(found)
+    except ValidationError:
+        yield Finding("rows", State.NOTE, UNREAD)
     except SQLAlchemyError as error:
         yield Finding("rows", State.WRONG, f"could not be read ({type(error).__name__}): try again, look at its log")
     finally:

@@ -40,6 +40,8 @@ STOP_SECONDS = 10.0
 """For each of SIGTERM and SIGQUIT, then comes SIGKILL. A worker ends at its next step and gives its job back; one that
 is killed leaves it to its lease."""
 LONGEST_PAUSE_SECONDS = 30.0
+ENDS_WITH_OTHERS = 3
+"""So often a process of a running service may end while one that it needs is started again."""
 SECRET_NAMES = ("GRAIL_MASTER_SECRET", "GRAIL_MASTER_SECRET_FILE")
 
 
@@ -142,18 +144,22 @@ class Stack:
             schema.upgrade(self.database_url)
             undo.callback(self._stop_children)
             self._start_children(listening)
-            self.wait_ready(self.ready_seconds)
+            self.wait_ready(self.ready_seconds, starting=True)
             self._tell()
             undo.callback((self.data_dir / STATE_FILE).unlink, missing_ok=True)
             self._undo = undo.pop_all()
 
-    def wait_ready(self, timeout_seconds: float = 120.0) -> None:
+    def wait_ready(self, timeout_seconds: float = 120.0, *, starting: bool = False) -> None:
         """Wait until every process has loaded its code and the API says that it is ready, as after `kill`. Raises
-        StackFailed: at once when one dies (when it dies again, if it was killed before)."""
+        StackFailed: at once when one dies that is not started again, or at the first start (`starting`). Later on one
+        may end because another was killed, as a control worker does with its broker: a few ends of each are waited for.
+        """
         deadline = time.monotonic() + timeout_seconds
         deaths = {name: self._deaths(child) for name, child in self.children.items()}
         if not self.restart:
             deaths = dict.fromkeys(deaths, 0)
+        elif not starting:
+            deaths = {name: count + ENDS_WITH_OTHERS for name, count in deaths.items()}
         state = "nothing yet"
         while True:
             for name, child in self.children.items():

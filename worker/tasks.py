@@ -20,11 +20,7 @@ from worker.task import LeasedTask, SenderTask, ServiceTask
 @celery.task(name="grail.plan_batches", base=ServiceTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated
 def plan_batches(self: ServiceTask) -> None:
     """Make the batches that are due, those of each served model by themselves."""
-    with transaction(self.db) as session:
-        models = batches.models_to_plan(session)
-    for model_id in models:
-        with self.apart(served_model_id=str(model_id)), transaction(self.db) as session:
-            batches.plan_model(session, model_id, clock(session))
+    batches.plan(self.db, apart=self.apart)
 
 
 @celery.task(name="grail.run_job", base=LeasedTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated

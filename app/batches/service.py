@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -23,6 +24,7 @@ from app.batches.errors import BreakerOpen, JobAtWork, NoActiveAdapter, NoRetain
 from app.batches.grouping import IMMEDIATE, BatchPlan, PendingRequest, group, merge_settings
 from app.batches.repository import ItemCounts
 from app.batches.schemas import BatchPreview, CostEstimate
+from app.db import Database, clock, transaction
 from app.errors import ServiceError
 from app.ids import new_id
 from app.lifecycle import JobEvent, JobState, RequestEvent, RequestState, advance_job, advance_request
@@ -49,8 +51,8 @@ from grail.plan import Workload
 from grail.types import Role
 
 __all__ = [
-    "BatchPlan", "PendingRequest", "Remainder", "batch_again", "group", "hold_job", "leave", "models_to_plan", "plan",
-    "plan_model", "preview", "run_now",
+    "BatchPlan", "PendingRequest", "Remainder", "batch_again", "group", "hold_job", "leave", "plan", "plan_model",
+    "preview", "run_now",
 ]  # fmt: skip
 
 QUEUE_AT_ONCE = 500
@@ -70,16 +72,30 @@ class Remainder:
     reason: BatchReason
 
 
-def plan(session: Session, now: datetime) -> list[uuid.UUID]:
-    """Make the batches that are due, one per served model without a job, in one transaction. Ids of the jobs made."""
-    jobs = [plan_model(session, model_id, now) for model_id in models_to_plan(session)]
-    return [job.id for job in jobs if job is not None]
+@contextmanager
+def _together(**_: str) -> Iterator[None]:
+    """A failure ends the pass."""
+    yield
 
 
-def models_to_plan(session: Session) -> list[uuid.UUID]:
-    """Served models with pending requests: each is planned in a transaction of its own, so that none waits for, or
-    fails with, another."""
-    return repository.models_with_pending(session)
+def plan(
+    db: Database,
+    *,
+    time_of: Callable[[Session], datetime] = clock,
+    apart: Callable[..., AbstractContextManager[None]] = _together,
+) -> list[uuid.UUID]:
+    """Make the batches that are due, one per served model without a job. Ids of the jobs made.
+
+    Each model is planned in a transaction of its own, so that none waits for another; with `apart` around it, none
+    fails with another.
+    """
+    with transaction(db) as session:
+        models = repository.models_with_pending(session)
+    made = []
+    for model_id in models:
+        with apart(served_model_id=str(model_id)), transaction(db) as session:
+            made.append(plan_model(session, model_id, time_of(session)))
+    return [job.id for job in made if job is not None]
 
 
 def run_now(

@@ -53,7 +53,8 @@ def discovery(settings: Settings) -> Discovery:
 def submit(
     session: Session, asked: DataSubjectRequest, body: bytes, who: Principal, now: datetime, settings: Settings
 ) -> Receipt:
-    """Take an erasure. Raises NotErasure, NoExtension, IdTaken, AddressRefused and what requests.submit raises."""
+    """Take an erasure. Raises NotErasure, NoExtension, IdTaken, AddressRefused, TooManyCallbacks and what
+    requests.submit raises."""
     if asked.subject_request_type != ERASURE:
         raise NotErasure(f"subject_request_type is {asked.subject_request_type}")
     ours = _extension(asked, domain_of(settings.public_url))
@@ -65,8 +66,10 @@ def submit(
     payload = RequestCreate(
         domain=RequestDomain.PRIVACY, client_reference=name, regulation=Regulation(asked.regulation), **dict(ours)
     )
+    urls = dict.fromkeys(asked.status_callback_urls)
+    webhooks.room_for_callbacks(session, who.key_id, len(urls), settings)
     made = requests.submit(session, payload, who, now, due_days=settings.request_due_days)
-    for url in dict.fromkeys(asked.status_callback_urls):
+    for url in urls:
         webhooks.add(session, url, who, now, kinds=[], form=messages.OPENDSR, request_id=made.id)
     return Receipt(
         controller_id=str(who.key_id),

@@ -26,7 +26,7 @@ from app.secret import NoMasterSecret
 from app.tables import DeliveryState
 from app.webhooks import service
 from app.webhooks.addresses import AddressRefused
-from app.webhooks.errors import StillPending, TooManyWebhooks, WebhookDisabled
+from app.webhooks.errors import StillPending, TooManyCallbacks, TooManyWebhooks, WebhookDisabled
 from app.webhooks.schemas import DeliveryPage, DeliveryView, WebhookCreate, WebhookList, WebhookSecret, WebhookView
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
@@ -89,10 +89,14 @@ def rotate(webhook_id: uuid.UUID, session: DbSession, who: Who, now: Now) -> Web
     return service.rotate(session, webhook_id, who, now)
 
 
-@router.post("/{webhook_id}/enable", summary="Send again to a disabled webhook", responses=problem_responses(*OF_ONE))
-def enable(webhook_id: uuid.UUID, session: DbSession, who: Who, now: Now) -> WebhookView:
+@router.post(
+    "/{webhook_id}/enable",
+    summary="Send again to a disabled webhook",
+    responses=problem_responses(*OF_ONE, TooManyCallbacks),
+)
+def enable(webhook_id: uuid.UUID, request: Request, session: DbSession, who: Who, now: Now) -> WebhookView:
     """What has happened meanwhile is delivered too."""
-    return service.enable(session, webhook_id, who, now)
+    return service.enable(session, webhook_id, who, now, request.app.state.settings)
 
 
 @router.post(

@@ -36,6 +36,14 @@ def of_key(session: Session, key_id: uuid.UUID) -> int:
     return session.scalar(statement) or 0
 
 
+def open_callbacks(session: Session, key_id: uuid.UUID) -> int:
+    """How many callbacks of single requests a key has that something may still be sent to."""
+    statement = select(func.count()).where(
+        Webhook.created_by == key_id, Webhook.request_id.is_not(None), Webhook.disabled_at.is_(None)
+    )
+    return session.scalar(statement) or 0
+
+
 def listed(session: Session, owner: uuid.UUID | None, limit: int) -> list[Webhook]:
     """Webhooks of one key (None: of all), oldest first."""
     return list(session.scalars(_owned(select(Webhook).order_by(Webhook.id).limit(limit), owner)))

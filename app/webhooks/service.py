@@ -20,7 +20,7 @@ from app.requests.cursors import cursor_of, id_of
 from app.tables import Delivery, DeliveryState, Event, Webhook
 from app.webhooks import messages, repository
 from app.webhooks.addresses import judged, resolve, target_of
-from app.webhooks.errors import StillPending, TooManyWebhooks, WebhookDisabled
+from app.webhooks.errors import StillPending, TooManyCallbacks, TooManyWebhooks, WebhookDisabled
 from app.webhooks.schemas import DeliveryPage, DeliveryView, WebhookCreate, WebhookList, WebhookSecret, WebhookView
 
 LISTED = 1000
@@ -44,6 +44,13 @@ def check_addresses(session: Session, urls: Iterable[str], settings: Settings) -
     let_go(session)
     for target in map(target_of, urls):
         judged(target, resolve(target), settings.webhook_private_networks)
+
+
+def room_for_callbacks(session: Session, key_id: uuid.UUID, more: int, settings: Settings) -> None:
+    """See that a key, whose row the caller holds, may have so many more. Raises TooManyCallbacks."""
+    there, limit = repository.open_callbacks(session, key_id), settings.callbacks_per_key
+    if more and there + more > limit:
+        raise TooManyCallbacks(there, more, limit)
 
 
 def add(
@@ -95,10 +102,16 @@ def rotate(session: Session, webhook_id: uuid.UUID, who: Principal, now: datetim
     return WebhookSecret(**_view(webhook, now).model_dump(), secret=messages.shown_secret(webhook))
 
 
-def enable(session: Session, webhook_id: uuid.UUID, who: Principal, now: datetime) -> WebhookView:
-    """Send again to a webhook that was disabled, what has happened meanwhile included. Raises NotFound."""
+def enable(
+    session: Session, webhook_id: uuid.UUID, who: Principal, now: datetime, settings: Settings
+) -> WebhookView:
+    """Send again to a webhook that was disabled, what has happened meanwhile included. Raises NotFound,
+    TooManyCallbacks."""
     webhook = _visible(session, webhook_id, who, lock=True)
     if webhook.disabled_at is not None:
+        if webhook.request_id is not None:
+            repository.hold_key(session, webhook.created_by)
+            room_for_callbacks(session, webhook.created_by, 1, settings)
         webhook.disabled_at = webhook.failing_since = None
         session.flush()
         _record(session, "webhook.enabled", webhook, who, now)

@@ -13,6 +13,7 @@ from psycopg.rows import dict_row
 from tests.app.service import Floor
 from tests.faults import invariants
 from tests.faults.callers import CANARY
+from tests.faults.deeds import DONE, IN_DOUBT, REFUSED, Deed
 from tests.fixtures.served import question
 
 
@@ -49,8 +50,11 @@ def accepted(floor: Floor) -> dict[str, str]:
     return found
 
 
-def seen(still: Still, accepted: dict[str, str], *, tried: tuple[str, ...] = ("one", "two")) -> list[str]:
-    return invariants.broken(still, "people", accepted, tried)  # type: ignore[arg-type]
+def seen(
+    still: Still, accepted: dict[str, str], *, tried: tuple[str, ...] = ("one", "two"), **became: dict[str, str]
+) -> list[str]:
+    deeds = {name: Deed(became=what) for name, what in became.items()}
+    return invariants.broken(still, "people", accepted, tried, deeds)  # type: ignore[arg-type]
 
 
 def test_nothing_is_seen_where_nothing_is_broken(still: Still, accepted: dict[str, str]) -> None:
@@ -91,6 +95,43 @@ def test_what_is_broken_in_the_rows_is_seen(
     still.break_it(statement)
     found = seen(still, accepted)
     assert any(word in one for one in found), found
+
+
+AGAIN = """
+INSERT INTO audit (event, subject_id, leaf) SELECT '{}', subject_id, leaf FROM audit WHERE event = '{}' LIMIT 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("became", "statement", "word"),
+    [
+        ({"withdraw": DONE}, None, "ended as published"),
+        ({"withdraw": DONE}, None, "withdraw was done, the trail has it 0 times"),
+        ({"refuse": DONE}, None, "refuse was done, the trail has it 0 times"),
+        ({"extend": DONE}, None, "extend was done, the trail has it 0 times"),
+        ({"hold": DONE, "resume": DONE}, None, "resume was done, the trail has it 0 times"),
+        ({"withdraw": REFUSED}, ("request.withdrawn", "request.running"), "withdraw was refused, the trail has it 1"),
+        ({}, ("request.resumed", "request.running"), "resume was not asked for, the trail has it 1 times"),
+        ({}, ("request.extended", "request.running"), "differ about an extension"),
+        ({}, ("job.approved", "job.published"), "approved 1 times"),
+    ],
+)  # fmt: skip
+def test_what_people_were_told_and_what_is_so_are_compared(
+    still: Still, accepted: dict[str, str], became: dict[str, str], statement: tuple[str, str] | None, word: str
+) -> None:
+    if statement is not None:
+        still.break_it(AGAIN.format(*statement))
+    found = seen(still, accepted, one=became, two=became)
+    assert any(word in one for one in found), found
+
+
+def test_what_ended_otherwise_and_is_in_a_version_is_seen(still: Still, accepted: dict[str, str]) -> None:
+    still.break_it("UPDATE request SET state = 'withdrawn' WHERE client_reference = 'one'")
+    found = seen(still, accepted, one={"withdraw": IN_DOUBT})
+    assert any("is withdrawn and in 1 versions" in one for one in found), found
+    assert not any("ended as" in one for one in found), "which of both it is nobody was told"
+    still.break_it("UPDATE served_model SET policy = policy || '{\"require_approval\": true}'")
+    assert any("is published and was approved 0 times" in one for one in seen(still, accepted))
 
 
 def test_a_request_that_nobody_sent_is_seen(still: Still, accepted: dict[str, str]) -> None:

@@ -109,8 +109,7 @@ class Lives(RuleBasedStateMachine):
 
     @rule()
     def the_planner_comes(self) -> None:
-        with transaction(self.floor.db) as session:
-            batches.plan(session, self.now)
+        batches.plan(self.floor.db, time_of=lambda _: self.now)
         for may in self.may.values():
             if may & WAITING:
                 may |= {R.QUEUED, R.BATCHED}

@@ -19,7 +19,7 @@ from app.embedded.errors import AlreadyRunning
 from app.embedded.services import EmbeddedServices
 from cli.failures import CommandFailed
 from cli.serve import Kind, run_worker
-from cli.stack import STATE_FILE, Stack, StackFailed, running_stack
+from cli.stack import ENDS_WITH_OTHERS, STATE_FILE, Stack, StackFailed, running_stack
 from tests.app.embedded.embedded_host import living, ordinary_user, until
 from tests.cli.conftest import Grail
 
@@ -132,6 +132,38 @@ def test_a_part_that_dies_at_its_start_is_named_with_the_end_of_its_log_and_noth
         stack.start()
     assert of_service(directory) == []
     assert not (directory / STATE_FILE).exists()
+
+
+class Frail(Stack):
+    """One of whose parts ends so many times more while somebody waits."""
+
+    ends = 0
+
+    def _api_state(self) -> str:
+        if self.ends:
+            self.ends -= 1
+            until(lambda: "beat" in self.processes)
+            self.kill("beat")
+            return "not ready"
+        return super()._api_state()
+
+
+def test_a_part_that_ends_with_another_is_waited_for_but_not_for_ever_and_not_at_the_start(directory: Path) -> None:
+    """As a control worker does whose broker is killed: it is started again like that."""
+    stack = Frail({}, data_dir=directory, gpu_workers=0, fsync=False)
+    stack.ends = 1
+    with pytest.raises(StackFailed, match="beat died while it started"), stack:
+        pass
+    stack.ends = 0
+    with stack:
+        stack.children["beat"].longest_pause_seconds = 0.1
+        for ends in (1, ENDS_WITH_OTHERS):
+            stack.ends = ends
+            stack.wait_ready()
+            assert stack.ends == 0 and ready(stack.base_url)
+        stack.ends = ENDS_WITH_OTHERS + 1
+        with pytest.raises(StackFailed, match="beat died"):
+            stack.wait_ready()
 
 
 def test_without_restarts_a_killed_part_stays_dead(directory: Path) -> None:

@@ -6,11 +6,14 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
 import httpx
+
+from tests.faults.deeds import Deed, People
 
 CANARY = "Quillwort"
 """A word that is in every text and in nothing else: where it is found outside of the database a text got out."""
@@ -40,15 +43,20 @@ class Load:
     tried: list[str] = field(default_factory=list)
     repeated: int = 0
     strange: list[str] = field(default_factory=list)
+    people: People | None = None
+    deeds: dict[str, Deed] = field(default_factory=dict)
     _threads: list[threading.Thread] = field(default_factory=list)
 
-    def begin(self, count: int, over_seconds: float, random: Random) -> None:
-        """Callers who come at random moments within so many seconds."""
-        for _ in range(count):
+    def begin(self, count: int, over_seconds: float, random: Random, deeds: Sequence[Deed] = ()) -> None:
+        """Callers who come at random moments within so many seconds. With `deeds` there is one for each: what `people`
+        do about the request once it is accepted."""
+        for turn in range(count):
             number = len(self.tried) + 1
             body = wish(self.model, number)
             self.tried.append(body["client_reference"])
-            thread = threading.Thread(target=self._call, args=(body, random.uniform(0, over_seconds)), daemon=True)
+            if deeds:
+                self.deeds[body["client_reference"]] = deeds[turn]
+            thread = threading.Thread(target=self._live, args=(body, random.uniform(0, over_seconds)), daemon=True)
             self._threads.append(thread)
             thread.start()
 
@@ -57,6 +65,12 @@ class Load:
         for thread in self._threads:
             thread.join()
         self._threads.clear()
+
+    def _live(self, body: dict[str, Any], wait_seconds: float) -> None:
+        self._call(body, wait_seconds)
+        name = body["client_reference"]
+        if self.people is not None and name in self.deeds and name in self.accepted:
+            self.people.do(self.accepted[name], self.deeds[name])
 
     def _call(self, body: dict[str, Any], wait_seconds: float) -> None:
         time.sleep(wait_seconds)

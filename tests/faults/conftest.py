@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -13,6 +13,7 @@ import torch
 
 from tests.faults import invariants
 from tests.faults.callers import Load
+from tests.faults.deeds import Deed, People
 from tests.faults.ground import Ground, may_mount
 from tests.fixtures.facts import taught_adapter
 from tests.fixtures.tiny_model import tiny_base
@@ -36,14 +37,16 @@ def ground() -> Iterator[Ground]:
 class Case:
     """A served model of its own with callers, and what must be true of it in the end."""
 
-    def __init__(self, ground: Ground) -> None:
+    def __init__(self, ground: Ground, *, approval: bool = False) -> None:
         self.ground, self.model = ground, f"case-{next(NUMBERS)}"
-        ground.register(self.model)
-        self.load = Load(ground.stack.base_url, ground.key("requester"), self.model)
+        ground.register(self.model, approval=approval)
+        keys = {role: ground.key(role) for role in ("requester", "operator", "officer")}
+        self.people = People(ground.stack.base_url, keys)
+        self.load = Load(ground.stack.base_url, keys["requester"], self.model, people=self.people)
 
-    def ask(self, callers: int = 2) -> None:
-        """Callers, who go on in the background."""
-        self.load.begin(callers, 0.2, Random(self.model))
+    def ask(self, callers: int = 2, deeds: Sequence[Deed] = ()) -> None:
+        """Callers, who go on in the background, and what people do about each one's request."""
+        self.load.begin(callers, 0.2, Random(self.model), deeds)
 
     def holds(self) -> None:
         """Mended and at rest, nothing is lost, and nothing is there twice."""
@@ -51,9 +54,10 @@ class Case:
         self.ground.heal()
         self.ends()
         self.ground.sweep_files()
-        assert not self.load.strange
+        assert not self.load.strange + self.people.strange
         assert sorted(self.load.accepted) == sorted(self.load.tried)
-        assert invariants.broken(self.ground, self.model, self.load.accepted, self.load.tried) == []
+        load = self.load
+        assert invariants.broken(self.ground, self.model, load.accepted, load.tried, load.deeds) == []
 
     def ends(self) -> None:
         """Everything of the model comes to its end."""

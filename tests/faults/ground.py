@@ -23,7 +23,7 @@ from psycopg.rows import dict_row
 
 from app.config import Settings
 from app.db import Database
-from cli.stack import Stack, StackFailed
+from cli.stack import Stack
 from tests.e2e.service import Service, tiny_policy
 from tests.faults.cutter import Cutter
 from tests.fixtures.facts import TEMPLATE
@@ -135,10 +135,11 @@ class Ground:
         """The key of a role."""
         return str(self.service.clients[role].headers["Authorization"]).removeprefix("Bearer ")
 
-    def register(self, name: str, steps: int = 12) -> None:
-        """A served model with the taught adapter as version 1."""
+    def register(self, name: str, steps: int = 12, *, approval: bool = False) -> None:
+        """A served model with the taught adapter as version 1; with `approval` an officer lets candidates through."""
         base, adapter = self.models / "base", self.models / "adapter"
-        self.service.register(name, base, adapter, TEMPLATE, fault_policy(steps))
+        policy = {**fault_policy(steps), "require_approval": approval}
+        self.service.register(name, base, adapter, TEMPLATE, policy)
 
     def point(self, model: str) -> str:
         """Where the model's newest job stands: one of POINTS, a final state, or `none`."""
@@ -249,10 +250,6 @@ class Ground:
         self.cutter.disarm()  # type: ignore[union-attr]
         for name in CLOCKED:
             (self.clocks / name).unlink(missing_ok=True)
-        for _ in range(3):  # what a dying broker takes with it is started again, too
-            with suppress(StackFailed):
-                self.stack.wait_ready()
-                return
         self.stack.wait_ready()
 
     def close_breakers(self) -> None:

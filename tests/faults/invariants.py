@@ -14,6 +14,7 @@ from typing import Any
 from app.adapters.files import VersionDamaged, verify_version
 from app.lifecycle import JOB_MOVES, REQUEST_MOVES, JobState, RequestState
 from tests.faults.callers import CANARY
+from tests.faults.deeds import DONE, IN_DOUBT, REFUSED, Deed
 from tests.faults.ground import Ground
 
 STAYS = {
@@ -23,11 +24,19 @@ STAYS = {
 """Leaves that may tell of a change that leaves the state as it was: one on hold may get another kind and reason."""
 
 
-def broken(ground: Ground, model: str, accepted: Mapping[str, str], tried: Iterable[str]) -> list[str]:
+def broken(
+    ground: Ground,
+    model: str,
+    accepted: Mapping[str, str],
+    tried: Iterable[str],
+    deeds: Mapping[str, Deed] | None = None,
+) -> list[str]:
     """Everything that is broken. `accepted` maps a client's reference to the id that it was answered, `tried` are all
-    references that were sent. The model is at rest: nothing of it is open."""
+    references that were sent, `deeds` what people did about them. The model is at rest: nothing of it is open."""
     return [
-        *lost(ground, model, accepted, tried),
+        *lost(ground, model, accepted, tried, deeds or {}),
+        *decisions(ground, model, deeds or {}),
+        *approvals(ground, model),
         *versions(ground, model),
         *trail(ground, model),
         *files(ground),
@@ -35,8 +44,11 @@ def broken(ground: Ground, model: str, accepted: Mapping[str, str], tried: Itera
     ]
 
 
-def lost(ground: Ground, model: str, accepted: Mapping[str, str], tried: Iterable[str]) -> list[str]:
-    """Every accepted request is there once, in one state, at its end; nothing was made up."""
+def lost(
+    ground: Ground, model: str, accepted: Mapping[str, str], tried: Iterable[str], deeds: Mapping[str, Deed]
+) -> list[str]:
+    """Every accepted request is there once, in one state, at its end, which is one that people left open; nothing was
+    made up."""
     rows = ground.rows(
         "SELECT r.id::text, r.client_reference, r.state::text, r.completed_at FROM request r "
         "JOIN served_model m ON m.id = r.served_model_id WHERE m.name = %s", model,
@@ -50,9 +62,56 @@ def lost(ground: Ground, model: str, accepted: Mapping[str, str], tried: Iterabl
             said.append(f"{name} is there {len(there)} times")
         if name in accepted and accepted[name] not in {row["id"] for row in there}:
             said.append(f"{name} was answered another id than it has")
-        said += [f"request {row['id']} ended as {row['state']}" for row in there if row["state"] != "published"]
+        ends = deeds.get(name, UNTOUCHED).ends
+        said += [f"request {row['id']} ended as {row['state']}" for row in there if row["state"] not in ends]
     strangers = set(found) - set(tried)
     return said + [f"{name} was never sent" for name in strangers]
+
+
+def decisions(ground: Ground, model: str, deeds: Mapping[str, Deed]) -> list[str]:
+    """What somebody was told is done was done, once; what they were told is refused was not; nobody is left on hold,
+    and what was withdrawn or refused is in no version."""
+    rows = ground.rows(
+        "SELECT r.id::text, r.client_reference, r.held_since, r.extended_at, r.state::text, "
+        "ARRAY(SELECT event::text FROM audit a WHERE a.subject_id = r.id::text) AS events, "
+        "(SELECT count(*) FROM batch_member b JOIN job j ON j.batch_id = b.batch_id "
+        "WHERE b.request_id = r.id AND j.state = 'published') AS taught "
+        "FROM request r JOIN served_model m ON m.id = r.served_model_id WHERE m.name = %s", model,
+    )  # fmt: skip
+    said = []
+    for row in rows:
+        name, became = f"request {row['id']}", deeds.get(row["client_reference"], UNTOUCHED).became
+        for deed, word in WORDS.items():
+            times = row["events"].count(f"request.{word}")
+            once = {DONE: (1,), REFUSED: (0,), IN_DOUBT: (0, 1)}.get(became.get(deed, REFUSED), ())
+            if times not in once and not (deed == "hold" and times > 1 and became.get(deed) == DONE):
+                said.append(f"{name}: {deed} was {became.get(deed, 'not asked for')}, the trail has it {times} times")
+        if row["held_since"] is not None:
+            said.append(f"{name} is on hold still")
+        if (row["extended_at"] is not None) != ("request.extended" in row["events"]):
+            said.append(f"{name}: the row and the trail differ about an extension")
+        if row["taught"] != (row["state"] == "published"):
+            said.append(f"{name} is {row['state']} and in {row['taught']} versions")
+    return said
+
+
+UNTOUCHED = Deed()
+WORDS = {"withdraw": "withdrawn", "refuse": "refused", "extend": "extended", "hold": "held", "resume": "resumed"}
+"""How the trail calls each deed. A hold whose answer never came may be repeated: it gets its reason once more."""
+
+
+def approvals(ground: Ground, model: str) -> list[str]:
+    """Where an officer has to let candidates through, each that is published was let through once, and no other."""
+    rows = ground.rows(
+        "SELECT j.id::text, j.state::text, (m.policy ->> 'require_approval')::boolean AS wanted, "
+        "(SELECT count(*) FROM audit a WHERE a.subject_id = j.id::text AND a.event = 'job.approved') AS times "
+        "FROM job j JOIN served_model m ON m.id = j.served_model_id WHERE m.name = %s", model,
+    )  # fmt: skip
+    return [
+        f"job {row['id']} is {row['state']} and was approved {row['times']} times"
+        for row in rows
+        if row["times"] != (bool(row["wanted"]) and row["state"] == "published")
+    ]
 
 
 def versions(ground: Ground, model: str) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.faults.conftest import Case
+from tests.faults.deeds import CHAINS, DONE, Deed, Officer
 from tests.faults.ground import LEASE_SECONDS, POINTS, Ground, wait
 
 ALL = os.environ.get("GRAIL_FAULTS") == "all"
@@ -132,6 +133,21 @@ def test_a_broker_that_takes_connections_and_says_nothing_does_not_hold_up_calle
     answer = ground.service.clients["operator"].post("/v1/jobs", json={"served_model": case.model}, timeout=20)
     assert answer.status_code == 202, answer.text
     case.holds()
+
+
+def test_people_who_change_their_minds_while_a_worker_dies_get_what_they_were_told(ground: Ground) -> None:
+    """One schedule of those that bench/chaos.py draws with `--deeds`. No request is published before the officer comes,
+    so that one can be extended whatever its job does."""
+    case, chains = Case(ground, approval=True), ((), ("extend",), *CHAINS)
+    deeds = [Deed(chain, number * 0.3, 0.2) for number, chain in enumerate(chains)]
+    case.ask(len(deeds), deeds)
+    ground.until_point(case.model, "load")
+    ground.kill(holder(ground, case) if ground.point(case.model) in POINTS[1:8] else "gpu")
+    case.load.end()
+    assert deeds[1].became == {"extend": DONE}
+    with Officer(case.people, case.model, 0.0):
+        case.holds()
+    ground.heal()
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -36,8 +36,7 @@ def fill(url: str, directory: Path) -> None:
                     position=position, subject="s", prompt="p", completion="c", content_digest=f"{position}" * 64,
                 )
             )  # fmt: skip
-        session.flush()
-        assert batches.plan(session, now + timedelta(days=1))
+    assert batches.plan(db, time_of=lambda _: now + timedelta(days=1))
     db.dispose()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from app.batches import service as batches
 from app.config import Settings
 from app.db import Database
 from app.errors import Unavailable
@@ -68,6 +69,27 @@ def test_the_planner_makes_jobs_and_the_publisher_draws_consequences(tasks: Modu
     assert floor.request(asked).state == "published"
     tasks.sweep()
     tasks.deliver()
+
+
+def test_a_served_model_that_can_not_be_planned_holds_up_no_other(
+    tasks: ModuleType, floor: Floor, logged: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    floor.register("other", window_seconds=0)
+    floor.caller.call("operator", "PATCH", "/v1/models/people", json={"policy": {"window_seconds": 0}})
+    first, second = floor.ask(1), floor.ask(2, model="other")
+    plan, bad = batches.plan_model, floor.model().id
+
+    def broken(session: Any, model_id: uuid.UUID, now: Any) -> Any:
+        made = plan(session, model_id, now)
+        if model_id == bad:
+            raise KeyError(SECRET)
+        return made
+
+    monkeypatch.setattr(batches, "plan_model", broken)
+    tasks.plan_batches()
+    assert (floor.request(first).state, floor.request(second).state) == ("received", "batched")
+    (line,) = [line for line in logged() if line["event"] == "part_failed"]
+    assert (line["kind"], line["served_model_id"]) == ("KeyError", str(bad))
 
 
 def test_a_message_about_nothing_or_about_what_is_done_does_nothing(tasks: ModuleType, floor: Floor) -> None:

@@ -75,8 +75,7 @@ class Service:
                 )  # fmt: skip
 
     def plan(self, now=LATER) -> list[uuid.UUID]:
-        with transaction(self.db) as session:
-            return service.plan(session, now)
+        return service.plan(self.db, time_of=lambda _: now)
 
     def run_now(self, now=NOW, **more) -> uuid.UUID:
         with transaction(self.db) as session:

@@ -172,10 +172,10 @@ def test_changed_settings_of_earlier_tries_reach_the_job(served):
 
 
 def test_a_rolled_back_plan_leaves_no_trace_and_sends_nothing(served, sent):
-    served.model()
+    model = served.model()
     request = served.ask(1, retain=[2])
     with pytest.raises(RuntimeError), transaction(served.db) as session:
-        assert len(service.plan(session, LATER)) == 1
+        assert service.plan_model(session, model, LATER) is not None
         raise RuntimeError
     assert (served.count(Batch), served.count(Job), sent) == (0, 0, [])
     assert served.state(request) is RequestState.RECEIVED

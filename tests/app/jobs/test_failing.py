@@ -189,8 +189,7 @@ def next_job(floor: Floor) -> uuid.UUID | None:
     found = queued(floor)
     if found:
         return uuid.UUID(found[0]["id"])
-    with transaction(floor.db) as session:
-        made = jobs.batches.plan(session, later(9e6))
+    made = jobs.batches.plan(floor.db, time_of=lambda _: later(9e6))
     return made[0] if made else None
 
 
@@ -229,8 +228,8 @@ def test_what_only_an_operator_can_mend_leaves_the_model_alone_until_it_is_close
     assert said["tries_again_at"] > said["opened_at"]
     told = breaker(floor, "requester")
     assert (told["state"], told["reason"]) == ("open", None)
-    with transaction(floor.db) as session:
-        assert jobs.batches.plan(session, datetime.now(NOW.tzinfo) + timedelta(seconds=1)) == []
+    soon = datetime.now(NOW.tzinfo) + timedelta(seconds=1)
+    assert jobs.batches.plan(floor.db, time_of=lambda _: soon) == []
     refused = floor.caller.send("operator", "POST", "/v1/jobs", json={"served_model": "people"})
     assert (refused.status_code, slug(refused)) == (409, "breaker-open")
     assert "close-breaker" in refused.json()["mend"]
@@ -247,16 +246,14 @@ def test_once_it_has_cooled_down_one_job_may_try_and_a_verdict_closes_it(floor: 
     _, job_id = put_in(floor, 1)
     fail(floor, job_id, FailureKind.OPERATOR)
     cooled = later(floor.settings.breaker_seconds)
-    with transaction(floor.db) as session:
-        assert jobs.batches.plan(session, cooled - timedelta(seconds=1)) == []
-        (trial,) = jobs.batches.plan(session, later(9e6))
+    assert jobs.batches.plan(floor.db, time_of=lambda _: cooled - timedelta(seconds=1)) == []
+    (trial,) = jobs.batches.plan(floor.db, time_of=lambda _: later(9e6))
     assert floor.claim(trial, cooled - timedelta(seconds=1)) is None
     token = floor.claim(trial, cooled)
     assert token == 1
     floor.fail(trial, token, FailureKind.OPERATOR, cooled)
     assert floor.model().breaker_opened_at == cooled, "open again, from then on"
-    with transaction(floor.db) as session:
-        (trial,) = jobs.batches.plan(session, later(9e6))
+    (trial,) = jobs.batches.plan(floor.db, time_of=lambda _: later(9e6))
     token = floor.claim(trial, later(9e6))
     assert token == 1
     floor.evaluate(trial, token, BAD)
@@ -337,5 +334,4 @@ def test_a_batch_that_can_not_be_made_again_leaves_no_request_and_no_job_in_limb
     assert shown(floor, job_id)["state"] == "failed"
     assert states(floor, asked) == ["queued", "queued"]
     assert queued(floor) == []
-    with transaction(floor.db) as session:
-        assert len(jobs.batches.plan(session, later(1))) == 1  # the planner makes it, at its next pass
+    assert len(jobs.batches.plan(floor.db, time_of=lambda _: later(1))) == 1  # the planner makes it, at its next pass

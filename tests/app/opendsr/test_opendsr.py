@@ -6,6 +6,7 @@ import base64
 import json
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,13 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from app.config import Settings
+from app.db import transaction
 from app.lifecycle import RequestState
 from app.opendsr.forms import STATUS, domain_of
-from tests.app.service import BAD, Floor
+from app.webhooks import service as webhooks
+from app.webhooks.messages import OPENDSR
+from app.webhooks.repository import hold_key
+from tests.app.service import BAD, NOW, Floor, until_blocked
 from tests.app.webhooks.receiver import LOOPBACK, Post, Receiver
 from tests.fixtures.served import question
 
@@ -129,6 +134,73 @@ def test_callbacks_tell_each_change_of_status_signed(floor: Floor, settings: Set
         check(floor, got.headers["x-opendsr-signature"], got.body)
     (hook,) = floor.caller.call("requester", "GET", "/v1/webhooks")["items"]
     assert (hook["form"], bool(hook["disabled_at"])) == ("opendsr", True), "retired with its request"
+
+
+@pytest.fixture
+def few(floor: Floor) -> Iterator[Settings]:
+    """A service whose keys may have two callbacks open."""
+    state = floor.caller.client.app.state  # type: ignore[attr-defined]
+    state.settings = floor.settings.model_copy(update={"callbacks_per_key": 2})
+    yield state.settings
+    state.settings = floor.settings
+
+
+def hand_on(floor: Floor, number: int, *urls: str, role: str = "requester") -> tuple[int, dict[str, Any]]:
+    """Status and answer of a request with these callbacks."""
+    sent = body(number, status_callback_urls=list(urls))
+    answer = floor.caller.send(role, "POST", "/opendsr/requests", json=sent)
+    return answer.status_code, answer.json()
+
+
+def test_a_key_has_so_many_callbacks_open_and_no_more(floor: Floor, few: Settings, receiver: Receiver) -> None:
+    post, urls = Post(floor.caller, few), [f"{receiver.url}{number}" for number in range(3)]
+    status, refused = hand_on(floor, 1, *urls)
+    assert (status, refused["type"]) == (400, "urn:grail:problem:opendsr-refused")
+    (told,) = refused["error"]["errors"]
+    assert told["reason"] == "too-many-callbacks"
+    assert told["message"] == "0 are open, 3 more were asked for, 2 are allowed"
+    assert "without `status_callback_urls`" in refused["mend"] and "GRAIL_CALLBACKS_PER_KEY" in refused["mend"]
+    assert (refused["open"], refused["limit"]) == (0, 2)
+    assert floor.caller.call("requester", "GET", "/v1/requests")["items"] == []
+    assert hand_on(floor, 1, urls[0], urls[0], urls[1])[0] == 201, "an address that stands twice is one"
+    assert hand_on(floor, 2, urls[0])[1]["error"]["message"] == "2 are open, 1 more were asked for, 2 are allowed"
+    assert hand_on(floor, 3)[0] == 201, "without callbacks it is taken"
+    assert hand_on(floor, 4, *urls[:2], role="other")[0] == 201, "another key has its own"
+    floor.caller.call("requester", "POST", "/v1/webhooks", 201, json={"url": receiver.url})
+    floor.work()
+    post.run()
+    assert hand_on(floor, 5, *urls[:2])[0] == 201, "those whose last word was told are closed"
+
+
+def test_callbacks_that_were_disabled_do_not_come_back_over_the_bound(
+    floor: Floor, few: Settings, receiver: Receiver
+) -> None:
+    post = Post(floor.caller, few)
+    assert hand_on(floor, 1, receiver.url)[0] == 201
+    receiver.status = 410
+    post.run()
+    (gone,) = floor.caller.call("requester", "GET", "/v1/webhooks")["items"]
+    assert gone["disabled_at"]
+    assert hand_on(floor, 2, receiver.url, f"{receiver.url}other")[0] == 201
+    path = f"/v1/webhooks/{gone['id']}/enable"
+    assert floor.caller.refused("requester", "POST", path) == (409, "too-many-callbacks")
+    assert floor.caller.refused("admin", "POST", path) == (409, "too-many-callbacks")
+    (other, _) = floor.caller.call("requester", "GET", "/v1/webhooks")["items"][1:]
+    assert floor.caller.send("requester", "DELETE", f"/v1/webhooks/{other['id']}").status_code == 204
+    assert floor.caller.call("requester", "POST", path)["disabled_at"] is None
+
+
+def test_two_requests_at_once_do_not_share_the_last_place(floor: Floor, few: Settings, receiver: Receiver) -> None:
+    """The second counts once the first is stored."""
+    assert hand_on(floor, 1, receiver.url)[0] == 201
+    who = floor.caller.who["requester"]
+    (first,) = floor.caller.call("requester", "GET", "/v1/requests")["items"]
+    with ThreadPoolExecutor(1) as thread, transaction(floor.db) as session:
+        hold_key(session, who.key_id)
+        webhooks.add(session, receiver.url, who, NOW, kinds=[], form=OPENDSR, request_id=uuid.UUID(first["id"]))
+        second = thread.submit(hand_on, floor, 2, receiver.url)
+        until_blocked(floor.db, second.done)
+    assert second.result()[0] == 400
 
 
 def test_a_callback_that_fails_comes_again(floor: Floor, settings: Settings, receiver: Receiver) -> None:

@@ -40,8 +40,7 @@ def shown(floor: Floor, request_id: str, role: str = "requester") -> Any:
 
 
 def plan(floor: Floor, now: datetime = NOW + DAY) -> list[uuid.UUID]:
-    with transaction(floor.db) as session:
-        return batches.plan(session, now)
+    return batches.plan(floor.db, time_of=lambda _: now)
 
 
 def test_what_is_on_hold_is_in_no_batch_until_it_is_resumed(floor: Floor) -> None:

@@ -71,8 +71,7 @@ def policy(floor: Floor, **fields: Any) -> None:
 
 
 def plan(floor: Floor) -> list[uuid.UUID]:
-    with transaction(floor.db) as session:
-        return batches.plan(session, NOW + DAY)
+    return batches.plan(floor.db, time_of=lambda _: NOW + DAY)
 
 
 def test_a_notice_is_batched_once_an_officer_has_validated_it(floor: Floor) -> None:
