@@ -51,6 +51,6 @@ class LogForked(ServiceError):
 
     status, type, title = 500, "log-forked", "The audit log does not continue its last checkpoint"
     mend = (
-        "Rows were changed behind the service's back, or an older backup was restored. Keep both states, run `grail log "
-        "verify`, see docs/operations.md."
+        "Rows were changed behind the service's back, or a part of an older backup was restored. Keep both states, "
+        "run `grail log verify`, see docs/operations.md."
     )

@@ -126,9 +126,9 @@ def count_nodes(reading: Reading, level: int) -> int:
     return reading.execute(select(func.count()).select_from(LogNode).where(LogNode.level == level)).scalar_one()
 
 
-def add_checkpoint(session: Session, size_of_it: int, root: bytes, note: bytes) -> None:
+def add_checkpoint(session: Session, size_of_it: int, root: bytes, note: bytes, now: datetime) -> None:
     """Keep a signed checkpoint."""
-    session.execute(insert(Checkpoint).values(size=size_of_it, root=root, note=note))
+    session.execute(insert(Checkpoint).values(size=size_of_it, root=root, note=note, created_at=now))
 
 
 def last_checkpoint(reading: Reading) -> Any:

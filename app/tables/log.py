@@ -75,7 +75,7 @@ class LogKey(Base):
     name: Mapped[str] = mapped_column(String(200), primary_key=True)
     key_id: Mapped[str] = mapped_column(String(8), primary_key=True)
     public: Mapped[bytes] = mapped_column(LargeBinary)
-    not_before: Mapped[datetime]
+    added_at: Mapped[Created]
     retired_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
 

@@ -129,7 +129,7 @@ def _create_tables() -> None:
         sa.Column("name", sa.String(200), nullable=False),
         sa.Column("key_id", sa.String(8), nullable=False),
         sa.Column("public", sa.LargeBinary(), nullable=False),
-        sa.Column("not_before", TIME, nullable=False),
+        sa.Column("added_at", TIME, server_default=sa.text("now()"), nullable=False),
         sa.Column("retired_at", TIME),
         sa.Column("revoked_at", TIME),
         sa.CheckConstraint("octet_length(public) = 32", name=op.f("ck_log_key_public_is_ed25519")),
