@@ -13,6 +13,7 @@ from fastapi.openapi.utils import get_openapi
 
 from app import health
 from app.adapters.endpoints import router as adapters
+from app.audit_log.endpoints import router as audit_log
 from app.auth import KnownKeys
 from app.config import Settings, load_settings
 from app.db import Database
@@ -102,7 +103,7 @@ def _routes() -> APIRouter:
     routes = APIRouter(dependencies=[Depends(about)])
     for router in (
         requests, decisions, imports, jobs, events, webhooks, opendsr, reports, served_models, adapters, methods,
-        description, telemetry, health.router,
+        audit_log, description, telemetry, health.router,
     ):  # fmt: skip
         routes.include_router(router)
     return routes
