@@ -78,7 +78,7 @@ class Settings(BaseSettings):
     heartbeat_seconds: float = Field(10.0, gt=0)
     plan_seconds: float = Field(5.0, gt=0)
     sweep_seconds: float = Field(15.0, gt=0)
-    number_seconds: float = Field(1.0, gt=0, description="How often leaves of the audit trail get their numbers.")
+    number_seconds: float = Field(2.0, gt=0, description="How often leaves of the audit trail get their numbers.")
     checkpoint_seconds: float = Field(60.0, gt=0, description="How often the audit log is signed, if it grew.")
     breaker_failures: int = Field(3, gt=0)
     breaker_seconds: float = Field(300.0, gt=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 
+from app.audit_log import checkpoints, sequencing
 from app.batches import service as batches
 from app.db import clock, transaction
 from app.imports import run as imports
@@ -72,3 +73,15 @@ def deliver(self: SenderTask) -> None:
 def remove_orphans(self: ServiceTask) -> None:
     """Remove files of processes that died."""
     orphans.remove(self.db, self.settings)
+
+
+@celery.task(name="grail.number_leaves", base=ServiceTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated
+def number_leaves(self: ServiceTask) -> None:
+    """Give leaves of the audit trail their numbers; nothing while another worker does it."""
+    sequencing.number_all(self.db)
+
+
+@celery.task(name="grail.issue_checkpoint", base=ServiceTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated
+def issue_checkpoint(self: ServiceTask) -> None:
+    """Sign the audit log, if it grew or the last checkpoint is old."""
+    checkpoints.issue_when_due(self.db, self.settings)

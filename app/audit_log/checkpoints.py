@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import structlog
 from sqlalchemy.orm import Session
 
 from app.audit_log import keys, repository
-from app.audit_log.errors import LogForked, NoCheckpointYet, OtherOrigin
+from app.audit_log.errors import LogForked, NoCheckpointYet, NoSigningKey, OtherOrigin
 from app.audit_log.nodes import Nodes
 from app.audit_log.repository import Reading
 from app.audit_log.sequencing import number_all
@@ -23,6 +24,8 @@ from app.trust.checkpoint import sign_checkpoint, sign_next
 from app.trust.keys import Signer
 from app.trust.merkle import consistency_proof, root
 from app.trust.verify import UNSAFE, Head, Rejected, parse_head, parse_note
+
+log = structlog.get_logger(__name__)
 
 SIGNED_ANEW_AFTER = timedelta(days=1)
 """A log that does not grow is signed again, so that its last checkpoint says that it is watched."""
@@ -80,6 +83,18 @@ def issue(db: Database, settings: Settings) -> Issued:
     signers = load_signers(settings)
     with transaction(db) as session:
         return issue_checkpoint(session, signers, clock(session))
+
+
+def issue_when_due(db: Database, settings: Settings) -> Issued | None:
+    """The same on a schedule: None while the log is empty. Where nothing can be signed a line of the log says so, as do
+    `grail doctor` and /readyz; leaves get their numbers and wait. Raises Unavailable."""
+    try:
+        return issue(db, settings)
+    except NoCheckpointYet:
+        return None
+    except (NoSigningKey, OtherOrigin, LogForked) as error:
+        log.error("log_not_signed", kind=error.type, detail=error.detail, mend=error.how_to_mend)
+        return None
 
 
 def _stale(note: bytes, created_at: datetime, signers: Sequence[Signer], now: datetime) -> bool:

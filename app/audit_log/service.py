@@ -13,8 +13,9 @@ from app.audit_log.schemas import ConsistencyProof, InclusionProof, LeafPage, Lo
 from app.audit_log.signing import is_set
 from app.config import Settings
 from app.trust import merkle
+from app.trust.verify import UNSAFE, parse_note
 
-__all__ = ["consistency", "inclusion", "leaves", "ring_text", "signed", "state", "unsigned"]
+__all__ = ["consistency", "inclusion", "is_unsafe", "leaves", "ring_text", "signed", "state", "unsigned"]
 
 LATE_SECONDS = 2 * 86_400.0
 """A log is signed once a day at least."""
@@ -40,9 +41,14 @@ def unsigned(reading: Reading, settings: Settings, now: datetime) -> str | None:
     if age is not None and age > LATE_SECONDS:
         days = f"{age / 86_400:.0f} days"
         return f"the audit log was last signed {days} ago: has the control worker its key, is there one beat?"
-    if age is None and not is_set(settings):
+    if age is None and not is_set(settings) and (repository.size(reading) or repository.waiting(reading)):
         return "the audit log is not signed: set GRAIL_SIGNING_KEY_FILE and GRAIL_LOG_ORIGIN (`grail log key new`)"
     return None
+
+
+def is_unsafe(reading: Reading) -> bool:
+    """Whether the newest checkpoint is signed with a development key. Raises NoCheckpointYet."""
+    return any(who.startswith(UNSAFE) for who, _ in parse_note(signed(reading).note)[1])
 
 
 def ring_text(reading: Reading) -> str:

@@ -52,7 +52,9 @@ def test_every_task_is_routed_and_sends_ids_as_json_only(tasks: ModuleType) -> N
     assert celery.conf.task_serializer == "json"
     assert celery.conf.task_acks_late and celery.conf.worker_prefetch_multiplier == 1
     rung = {entry["task"] for entry in celery.conf.beat_schedule.values()}
-    assert rung == {"grail.plan_batches", "grail.sweep", "grail.deliver", "grail.remove_orphans"}
+    assert rung == {"grail.plan_batches", "grail.sweep", "grail.deliver", "grail.remove_orphans"} | {
+        "grail.number_leaves", "grail.issue_checkpoint",
+    }  # fmt: skip
 
 
 def test_the_planner_makes_jobs_and_the_publisher_draws_consequences(tasks: ModuleType, floor: Floor) -> None:
