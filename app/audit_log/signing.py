@@ -21,7 +21,7 @@ import structlog
 from app.audit_log.errors import NoSigningKey
 from app.config import Settings
 from app.storage import sync_directory
-from app.trust.keys import MAX_KEY_BYTES, Ed25519Signer, KeyUnusable, Signer, UnsafeDevelopmentSigner
+from app.trust.keys import MAX_KEY_BYTES, Ed25519Signer, KeyUnusable, Signer, UnsafeDevelopmentSigner, vkey
 
 log = structlog.get_logger(__name__)
 
@@ -73,6 +73,16 @@ def parse_signers(origin: str, text: str) -> list[Ed25519Signer]:
     return signers
 
 
+def read_signers(origin: str, path: Path) -> list[Ed25519Signer]:
+    """The keys of a file. Raises NoSigningKey."""
+    return parse_signers(origin, _read(path))
+
+
+def verifier_key(signer: Signer) -> str:
+    """What auditors are given: `name+id+base64`."""
+    return vkey(signer.name, signer.public)
+
+
 def unsafe_signer(name: str) -> Signer:
     """The development key: anybody can sign with it. Says so."""
     log.warning("log_signed_unsafely", mend="Set GRAIL_SIGNING_KEY_FILE; GRAIL_SIGNING_UNSAFE is for development.")
@@ -91,17 +101,28 @@ def ensure_file(directory: Path) -> Path:
 
 def write_key(path: Path, signers: Sequence[Ed25519Signer]) -> None:
     """Put keys into a new file, of mode 0600, whole or not at all. Raises FileExistsError, OSError."""
-    partial = path.parent / f".{path.name}.{uuid.uuid4().hex}"
-    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    partial = _partial(path, signers)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(b"".join(signer.pem() for signer in signers))
-            file.flush()
-            os.fsync(file.fileno())
         os.link(partial, path)  # unlike a rename it replaces nothing
         sync_directory(path.parent)
     finally:
         partial.unlink()
+
+
+def replace_keys(path: Path, signers: Sequence[Ed25519Signer]) -> None:
+    """The same in the place of a file that is there. Raises OSError."""
+    _partial(path, signers).replace(path)
+    sync_directory(path.parent)
+
+
+def _partial(path: Path, signers: Sequence[Ed25519Signer]) -> Path:
+    partial = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(b"".join(signer.pem() for signer in signers))
+        file.flush()
+        os.fsync(file.fileno())
+    return partial
 
 
 def _read(path: Path) -> str:
@@ -111,10 +132,10 @@ def _read(path: Path) -> str:
             about = os.fstat(file.fileno())
             data = file.read(MAX_KEY_BYTES)
     except OSError as error:
-        raise NoSigningKey(f"the file of GRAIL_SIGNING_KEY_FILE can not be read ({type(error).__name__})") from None
+        raise NoSigningKey(f"the file of signing keys can not be read ({type(error).__name__})") from None
     if about.st_mode & (stat.S_IRWXO | stat.S_IWGRP | stat.S_IXGRP):
         raise NoSigningKey(
-            f"the file of GRAIL_SIGNING_KEY_FILE has the mode {stat.S_IMODE(about.st_mode):04o}: others may read it",
+            f"the file of signing keys has the mode {stat.S_IMODE(about.st_mode):04o}: others may read it",
             mend="Give it to the service's user with mode 0600, and replace the key if it was open long.",
         )
     return data.decode("ascii", "replace")

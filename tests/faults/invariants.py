@@ -176,7 +176,7 @@ def _tokens(ground: Ground, job_id: str, leaves: list[tuple[str, dict[str, Any]]
 
 
 def log(ground: Ground) -> list[str]:
-    """Each leaf has one number or waits for one; numbers have no gap; each checkpoint is of the tree over its leaves."""
+    """Each leaf has a number or waits for one; numbers have no gap; each checkpoint is of the tree over its leaves."""
     said = []
     lost = ground.rows(
         "SELECT id FROM audit WHERE NOT EXISTS (SELECT FROM log_leaf WHERE audit_id = audit.id) "

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 from sqlalchemy import text
 
 from app.db import Database, reading
 from app.trust.canonical import canonical
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def tree_hash(leaves: Sequence[bytes]) -> bytes:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from sqlalchemy import text
@@ -22,9 +21,7 @@ from app.audit_log.sequencing import number_all, number_some
 from app.db import Database, transaction
 from app.trust.merkle import consistency_proof, inclusion_proof, leaf_hash, root
 from app.trust.verify import verify_consistency, verify_inclusion
-from tests.app.audit_log.oracle import ids, leaf, numbered, tree_hash
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.app.audit_log.oracle import ROOT, ids, leaf, numbered, tree_hash
 
 
 def add(db: Database, *numbers: int) -> None:
