@@ -17,15 +17,18 @@ COUNTED_MOST = 100_000
 Reading = Session | Connection
 
 TAKE = text("""
-WITH taken AS (
-    DELETE FROM audit_pending WHERE audit_id IN (
-        SELECT audit_id FROM audit_pending ORDER BY audit_id LIMIT :most
-    ) RETURNING audit_id
-)
-SELECT audit.id, audit.leaf FROM taken JOIN audit ON audit.id = taken.audit_id
-WHERE NOT EXISTS (SELECT FROM log_leaf WHERE log_leaf.audit_id = taken.audit_id)
-ORDER BY audit.id
+DELETE FROM audit_pending WHERE audit_id = ANY(ARRAY(
+    SELECT audit_id FROM audit_pending ORDER BY audit_id LIMIT :most
+)) RETURNING audit_id
 """)
+TAKEN = text("""
+SELECT id, leaf FROM audit
+WHERE id = ANY(CAST(:ids AS bigint[])) AND NOT id = ANY(ARRAY(
+    SELECT audit_id FROM log_leaf WHERE audit_id = ANY(CAST(:ids AS bigint[]))
+))
+ORDER BY id
+""")
+"""By lists of ids, not by joins: the planner then knows how few they are, however large the tables."""
 ADD_LEAVES = text("""
 INSERT INTO log_leaf (position, audit_id, hash)
 SELECT :size + made.turn - 1, made.audit_id, made.hash
@@ -57,7 +60,8 @@ def wait_for_signer_lock(session: Session) -> None:
 
 def take(session: Session, most: int) -> list[tuple[int, bytes]]:
     """Take up to `most` leaves out of the queue: (id in the trail, bytes) of those without a number, by id."""
-    return [(row.id, row.leaf) for row in session.execute(TAKE, {"most": most})]
+    ids = list(session.scalars(TAKE, {"most": most}))
+    return [(row.id, row.leaf) for row in session.execute(TAKEN, {"ids": ids})] if ids else []
 
 
 def size(reading: Reading) -> int:

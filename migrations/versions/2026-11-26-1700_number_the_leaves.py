@@ -92,6 +92,10 @@ def _create_tables() -> None:
         sa.PrimaryKeyConstraint("audit_id", name="pk_audit_pending"),
         if_not_exists=True,
     )
+    op.execute(
+        "ALTER TABLE audit_pending SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, "
+        "vacuum_truncate = false)"  # a queue: what was taken lies in front of what comes next until it is cleared
+    )
     op.create_table(
         "log_leaf",
         sa.Column("position", sa.BigInteger(), autoincrement=False, nullable=False),

@@ -176,5 +176,5 @@ def test_a_batch_takes_few_statements_however_large_the_tree(db: Database, monke
 
     event.listen(db.engine, "before_cursor_execute", lambda _c, _k, statement, *_: sent.append(statement))
     assert number_all(db, 1000) == 100
-    assert len(sent) == 6, sent  # lock, take, size, leaves, edge, nodes
+    assert len(sent) == 7, sent  # lock, queue, leaves, size, numbers, edge, nodes
     assert sequencing.AT_ONCE >= 100
