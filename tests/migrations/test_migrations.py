@@ -67,6 +67,8 @@ LABELS = """
 FUNCTIONS = """
     SELECT oid::regprocedure::text, md5(prosrc) FROM pg_proc WHERE pronamespace = 'public'::regnamespace ORDER BY 1
 """
+OURS_ALONE = {"alembic_version", "audit_from_0", "audit_beyond"}
+"""Tables that no class stands for: parts of `audit`."""
 QUERIES = {"columns": COLUMNS, "constraints": CONSTRAINTS, "indexes": INDEXES, "labels": LABELS}
 
 
@@ -75,7 +77,7 @@ def described(url: str) -> dict[str, list[Any]]:
     engine = create_engine(url)
     with engine.connect() as connection:
         found = {
-            name: [tuple(row) for row in connection.execute(text(query)) if row[0] != "alembic_version"]
+            name: [tuple(row) for row in connection.execute(text(query)) if row[0] not in OURS_ALONE]
             for name, query in QUERIES.items()
         }
     engine.dispose()
@@ -95,7 +97,10 @@ def test_the_migrated_schema_is_that_of_the_tables(database_url: str, empty_url:
 def test_alembic_finds_nothing_to_migrate(database_url: str) -> None:
     engine = create_engine(database_url)
     with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        context = MigrationContext.configure(connection, opts={
+            "compare_type": True, "compare_server_default": True,
+            "include_name": lambda name, kind, _: kind != "table" or name not in OURS_ALONE,
+        })
         assert compare_metadata(context, Base.metadata) == []
     engine.dispose()
 

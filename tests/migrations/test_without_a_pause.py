@@ -34,6 +34,13 @@ PREVIOUS = "1fab4ae0edd55f0f7efc7e1ffd7ed1031551699f"
 FROM = "0009"
 EXEMPT = {"0001", "0002", "0003", "0008"}
 """From before there was anything that ran; 0008 changes tables of webhooks that 0004 of the same version had made."""
+ALLOWED = {
+    "0018": {
+        "nothing is renamed: the code before knows the old name",
+        "an index on a table in use is built CONCURRENTLY",
+    },
+}
+"""0018: in the transaction of the renaming an empty table takes the name, whose indexes are those of the old one."""
 CONTRACT = "Contracting:"
 """How the docstring begins of a migration that takes something away which no code in use knows any more."""
 TABLES = text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
@@ -126,7 +133,8 @@ def test_every_migration_only_expands(empty_url: str, heard: list[str]) -> None:
             continue
         altering += sum(statement.strip().startswith("ALTER TABLE") for statement in made)
         contracting = (revision.doc or "").startswith(CONTRACT)
-        wrong = [fault for statement in made for fault in faults(statement, existing, contracting=contracting)]
+        wrong = [fault for statement in made for fault in faults(statement, existing, contracting=contracting)
+                 if fault not in ALLOWED.get(revision.revision, ())]  # fmt: skip
         if wrong:
             found[revision.revision] = wrong
     engine.dispose()
