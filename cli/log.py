@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,7 @@ import typer
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from app import schema
-from app.audit_log import auditing, checkpoints, export, service, signing
+from app.audit_log import auditing, checkpoints, export, parts, service, signing
 from app.audit_log.auditing import Audited
 from app.config import Settings, load_settings
 from app.db import Database, reading
@@ -132,6 +133,28 @@ def export_(
             with into.open("xb") as file:
                 file.writelines(export.lines(db, head))
     hint(f"{head['size']} leaves of {head['origin']}.")
+
+
+@log.command()
+def extend() -> None:
+    """Make parts of the audit trail ahead. The sweep does it by itself where its role may make tables."""
+    with log_database() as db:
+        hint(f"{parts.make_ahead(db)} made.")
+
+
+@log.command()
+def expire(
+    before: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="Drop leaves from before this day, in UTC.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and change nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Confirm: what these leaves say is gone for good.")] = False,
+) -> None:
+    """Drop whole parts of the audit trail whose leaves are all older, numbered and signed. Hashes and proofs stay."""
+    if not (dry_run or yes):
+        raise typer.BadParameter("take an export, look with --dry-run, then confirm with --yes", param_hint="--yes")
+    with log_database() as db:
+        for found in parts.expire(db, before.replace(tzinfo=UTC), dry_run=dry_run):
+            said = f"kept: {found.kept}" if found.kept else "would be dropped" if dry_run else "dropped"
+            typer.echo(f"{found.name}: {found.about.leaves} leaves, {said}")
 
 
 def _named(leaf: str) -> tuple[int | None, bytes | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 
-from app.audit_log import checkpoints, sequencing
+from app.audit_log import checkpoints, parts, sequencing
 from app.batches import service as batches
 from app.db import clock, transaction
 from app.imports import run as imports
@@ -58,6 +58,8 @@ def sweep(self: ServiceTask) -> None:
     with transaction(self.db) as session:
         import_service.sweep(session, clock(session))
     scratch.sweep(self.db, self.settings.data_dir)
+    with self.apart(kind_of_rows="parts of the audit trail"):
+        parts.make_ahead(self.db)
     for kind in retention.KINDS:
         with self.apart(kind_of_rows=kind):
             retention.remove(self.db, self.settings, kind)
