@@ -98,8 +98,10 @@ def read_nodes(
 
 
 def position_of(reading: Reading, leaf_hash: bytes) -> int | None:
-    """The number of the leaf with that hash, the first if there were several."""
-    return reading.execute(select(func.min(LogLeaf.position)).where(LogLeaf.hash == leaf_hash)).scalar_one()
+    """The number of the leaf with that hash, the first if there were several. (The database is not asked for the
+    smallest: it might walk through all numbers until one has that hash.)"""
+    found = reading.execute(select(LogLeaf.position).where(LogLeaf.hash == leaf_hash)).scalars()
+    return min(found, default=None)
 
 
 def leaves(reading: Reading, start: int, end: int) -> Sequence[Any]:
