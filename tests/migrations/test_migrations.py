@@ -12,6 +12,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, text
 
 from app import schema
+from app.audit_log.sequencing import number_all
 from app.auth import Role as KeyRole
 from app.db import Database, transaction
 from app.lifecycle import JobState, RequestState
@@ -216,3 +217,49 @@ def test_upgrading_what_is_up_to_date_changes_nothing(database_url: str, tmp_pat
     with db.session_factory() as session:
         assert session.query(Request).count() == 1
     db.dispose()
+
+
+LEAVES = "INSERT INTO audit (event, leaf) SELECT 'thing.changed', n::text::bytea FROM generate_series({}) n"
+
+
+def test_leaves_of_before_wait_for_numbers_and_lie_in_the_first_part(database_url: str) -> None:
+    """More than one transaction queues; begun again it queues none twice; the way back keeps them all."""
+    schema.downgrade(database_url, "0016")
+    db = Database(database_url)
+    with transaction(db) as session:
+        session.execute(text(LEAVES.format("10, 20012")))
+    for _ in range(2):
+        schema.upgrade(database_url, "0017")
+        assert rows_of(database_url, "SELECT count(*), max(audit_id) FROM audit_pending") == [(20003, 20003)]
+        with transaction(db) as session:
+            session.execute(text("UPDATE alembic_version SET version_num = '0016'"))
+    schema.upgrade(database_url)
+    assert number_all(db) == 20003
+    with transaction(db) as session:
+        session.execute(text(LEAVES.format("31, 32")))
+    parts = "SELECT tableoid::regclass::text, count(*), max(id) FROM audit GROUP BY 1"
+    assert rows_of(database_url, parts) == [("audit_from_0", 20005, 20005)]
+    assert number_all(db) == 2
+    same = "SELECT md5(string_agg(id || convert_from(leaf, 'UTF8'), ',' ORDER BY id)) FROM audit"
+    before = rows_of(database_url, same)
+    schema.downgrade(database_url, "0016")
+    assert rows_of(database_url, same) == before
+    with transaction(db) as session:
+        session.execute(text(LEAVES.format("33, 33")))
+    assert rows_of(database_url, "SELECT max(id) FROM audit") == [(20006,)]
+    db.dispose()
+
+
+def test_going_back_gathers_all_parts_also_where_the_first_has_expired(database_url: str) -> None:
+    db = Database(database_url)
+    with transaction(db) as session:
+        session.execute(text("SELECT setval('audit_id_seq', 3000000)"))
+        session.execute(text(LEAVES.format("10, 12")))
+        session.execute(text("DROP TABLE audit_from_0"))
+    db.dispose()
+    before = rows_of(database_url, "SELECT id, leaf FROM audit ORDER BY id")
+    schema.downgrade(database_url, "0016")
+    assert rows_of(database_url, "SELECT id, leaf FROM audit ORDER BY id") == before
+    schema.upgrade(database_url)
+    assert rows_of(database_url, "SELECT id, leaf FROM audit ORDER BY id") == before
+    assert rows_of(database_url, "SELECT count(*) FROM audit_pending") == [(3,)]
