@@ -35,6 +35,7 @@ from app.audit_log import nodes, service
 from app.audit_log.auditing import audit
 from app.audit_log.checkpoints import issue_checkpoint
 from app.audit_log.export import head_line, lines
+from app.audit_log.parts import make_ahead
 from app.audit_log.sequencing import number_all
 from app.db import Database, reading, transaction
 from app.embedded.postgres import EmbeddedPostgres
@@ -45,7 +46,9 @@ PAGE = ROOT / "docs" / "audit-log.md"
 FILL_AT_ONCE = 50_000
 BATCHES, PROOFS = 40, 400
 PART = """
-SELECT pg_relation_size(CAST(:name AS regclass)), pg_indexes_size(CAST(:name AS regclass))
+SELECT sum(pg_relation_size(part)), sum(pg_indexes_size(part)) FROM (
+    SELECT CAST(:name AS regclass) UNION ALL SELECT inhrelid FROM pg_inherits WHERE inhparent = CAST(:name AS regclass)
+) AS parts (part)
 """
 Row = tuple[str, ...]
 
@@ -70,6 +73,7 @@ def grow(db: Database, first: int, last: int, batch: int) -> float:
     """Fill and number leaves; microseconds of numbering each."""
     numbering = 0.0
     for start in range(first, last, FILL_AT_ONCE):
+        make_ahead(db)
         fill(db, start, min(FILL_AT_ONCE, last - start))
         begun = time.perf_counter()
         number_all(db, batch, rounds=FILL_AT_ONCE)
@@ -128,7 +132,7 @@ def storage(db: Database, size: int) -> Iterator[Row]:
     """Bytes a leaf of each table and of its indexes."""
     with reading(db) as connection:
         for name in ("audit", "log_leaf", "log_node", "audit_pending"):
-            table, indexes = connection.execute(text(PART), {"name": name}).one()
+            table, indexes = map(float, connection.execute(text(PART), {"name": name}).one())
             yield name, f"{table / size:.1f}", f"{indexes / size:.1f}", f"{(table + indexes) / 1e6:,.0f}"
 
 
@@ -195,8 +199,8 @@ def page(given: argparse.Namespace, rows: list[Row], stored: list[Row], all_of_i
     asked = f"--leaves {given.leaves} --batch {given.batch} --stored-from {given.stored_from}"
     return f"""# What the audit log costs
 
-Made by `python bench/audit_log.py {asked} --write`, commit {commit()}, Python {platform.python_version()},
-an embedded Postgres with fsync, on {os.cpu_count()} cores. Two figures are the median and what 99 of 100 stay below.
+Made by `python bench/audit_log.py {asked} --write`, commit {commit()},
+Python {platform.python_version()}, an embedded Postgres with fsync, on {os.cpu_count()} cores. Two figures are the median and what 99 of 100 stay below.
 Proofs are timed with the look for the leaf by its hash, the root, and the verification by `app.trust.verify`.
 
 {times}
