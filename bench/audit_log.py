@@ -200,8 +200,10 @@ def page(given: argparse.Namespace, rows: list[Row], stored: list[Row], all_of_i
     return f"""# What the audit log costs
 
 Made by `python bench/audit_log.py {asked} --write`, commit {commit()},
-Python {platform.python_version()}, an embedded Postgres with fsync, on {os.cpu_count()} cores. Two figures are the median and what 99 of 100 stay below.
-Proofs are timed with the look for the leaf by its hash, the root, and the verification by `app.trust.verify`.
+Python {platform.python_version()}, an embedded Postgres with fsync, on {os.cpu_count()} cores.
+
+Two figures are the median and what 99 of 100 stay below. Proofs are timed with the look for the leaf by its hash, the
+root, and the verification by `app.trust.verify`.
 
 {times}
 
