@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import queue, schema
+from app.audit_log import service as audit_log
 from app.config import Settings
 from app.db import Database
 from app.errors import Unavailable
@@ -105,19 +106,22 @@ def _database(db: Database, settings: Settings) -> tuple[dict[str, str], dict[st
         behind = f"the database is at {at or 'no schema'}, this needs {schema.head()}: run `grail migrate`"
         return {"database": OK, "schema": behind}, {}
     warnings = {} if at == schema.head() else {"schema": "the database is newer than this process: upgrade it too"}
-    return {"database": OK, "schema": OK}, {**warnings, **dict(_rows(db))}
+    return {"database": OK, "schema": OK}, {**warnings, **dict(_rows(db, settings))}
 
 
-def _rows(db: Database) -> Iterator[tuple[str, str]]:
+def _rows(db: Database, settings: Settings) -> Iterator[tuple[str, str]]:
     """What the rows say is missing."""
     try:
         with db.session_factory() as session:
             missing, registered = served_models.without_files(session)
             seen = workers.memories(session, datetime.now(UTC))
+            unsigned = audit_log.unsigned(session, settings, datetime.now(UTC))
     except SQLAlchemyError:
         return
     if missing:
         yield "models", f"{len(missing)} of {registered} served models lack their base's files: see `grail doctor`"
+    if unsigned:
+        yield "log", f"{unsigned}; requests are taken, and what is not signed is signed then"
     if not seen:
         yield "workers", "no gpu worker was seen lately: requests are taken, nothing is computed; `grail worker gpu`"
 

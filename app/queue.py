@@ -33,6 +33,8 @@ QUEUES: dict[str, dict[str, str]] = {
     "grail.run_import": {"queue": CONTROL},
     "grail.sweep": {"queue": CONTROL},
     "grail.deliver": {"queue": CONTROL},
+    "grail.number_leaves": {"queue": CONTROL},
+    "grail.issue_checkpoint": {"queue": CONTROL},
     "grail.remove_orphans": {"queue": CONTROL},
 }
 

@@ -200,6 +200,26 @@ def _secret() -> Iterator[Finding]:
         yield Finding("secret", State.WRONG, f"{error.detail}: {error.how_to_mend}")
 
 
+def _signing() -> Iterator[Finding]:
+    """What this process was given to sign the audit log with can sign."""
+    from app.audit_log.errors import NoSigningKey
+    from app.audit_log.signing import is_set, load_signers
+    from app.config import load_settings
+
+    settings = load_settings()
+    if settings.signing_unsafe:
+        yield Finding("signing key", State.NOTE, "GRAIL_SIGNING_UNSAFE: the audit log is signed with everybody's key")
+    elif not is_set(settings):
+        text = "none is set here: fine for `grail serve --embedded`, and where only the control worker has it"
+        yield Finding("signing key", State.NOTE, text)
+    else:
+        try:
+            signers = load_signers(settings)
+            yield Finding("signing key", State.OK, f"{', '.join(one.key_id for one in signers)} of {signers[0].name}")
+        except NoSigningKey as error:
+            yield Finding("signing key", State.WRONG, f"{error.detail}: {error.how_to_mend}")
+
+
 def _model() -> Iterator[Finding]:
     from grail.model.bundled import ModelMissing, cache_directory, gguf_file
 
@@ -235,7 +255,7 @@ def _device() -> Iterator[Finding]:
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     _python, _packages, settings, _disk, model_roots, _servers, _service, _database, _broker, _rates, _secret,
-    secret_files, backups, traces, _model, _device,
+    _signing, secret_files, backups, traces, _model, _device,
 )  # fmt: skip
 
 

@@ -11,12 +11,15 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from app.audit_log.signing import FILE as SIGNING_KEY
 from app.config import SECRETS, Settings, load_settings
 from app.secret import FILE
 from app.telemetry.snapshot import newest_backup
 from cli.findings import Finding, State
 from cli.remote import data_directory
 
+OWN = (FILE, SIGNING_KEY)
+"""Files of secrets that an embedded service makes for itself."""
 MOUNTED = Path("/run/secrets")
 """Where containers see secrets; whoever is in the container reads them anyway."""
 EXPORTER = "opentelemetry.exporter.otlp.proto.http"
@@ -59,16 +62,13 @@ def model_roots() -> Iterator[Finding]:
 
 def secret_paths() -> dict[str, Path]:
     """Files of secrets that the environment names."""
-    named = {name: os.environ.get(f"{name}_FILE") for name in (*SECRETS, "GRAIL_OPENDSR_KEY")}
+    named = {name: os.environ.get(f"{name}_FILE") for name in (*SECRETS, "GRAIL_OPENDSR_KEY", "GRAIL_SIGNING_KEY")}
     return {name: Path(path) for name, path in named.items() if path}
 
 
 def secret_files() -> Iterator[Finding]:
     """Files that hold secrets are there, and are readable by their user alone."""
-    files = secret_paths()
-    own = data_directory() / FILE
-    if own.is_file():
-        files[FILE] = own
+    files = secret_paths() | {name: data_directory() / name for name in OWN if (data_directory() / name).is_file()}
     faults = [fault for name, path in files.items() for fault in _faults(name, path)]
     if faults:
         yield Finding("secret files", State.WRONG, "; ".join(faults))

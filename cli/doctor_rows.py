@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from app.audit_log import service as audit_log
 from app.config import Settings, load_settings
 from app.db import Database
 from app.served_models import service as served_models
@@ -17,6 +18,8 @@ from app.telemetry.snapshot import read
 from app.workers import service as workers
 from cli.findings import UNREAD, Finding, State
 
+MOST_WAITING = 50_000
+"""Leaves without a number, which are given some thousand a second."""
 LATE_SECONDS = 3600.0
 """Webhook messages that should have been sent so long ago: the control worker or beat is away."""
 
@@ -30,6 +33,7 @@ def of_rows(url: str) -> Iterator[Finding]:
             yield _workers(session, now)
             yield from _models(session, now)
             yield _kept(load_settings())
+            yield from _log(session, now)
         yield from _requests(found)
         yield from _webhooks(found)
     except ValidationError:
@@ -46,6 +50,22 @@ def _workers(session: Session, now: datetime) -> Finding:
         largest = f"{max(memories) / 1e9:.0f} GB"
         return Finding("workers", State.OK, f"{len(memories)} for jobs, the largest with {largest}")
     return Finding("workers", State.NOTE, "none for jobs was seen lately: `grail worker gpu` starts one")
+
+
+def _log(session: Session, now: datetime) -> Iterator[Finding]:
+    """The audit log is numbered and signed, where this process can tell: the key may be the control worker's alone."""
+    state, wrong = audit_log.state(session), audit_log.unsigned(session, load_settings(), now)
+    signed = "not signed yet" if state.checkpoint_size is None else f"{state.checkpoint_size} of them signed"
+    if wrong:
+        yield Finding("audit log", State.WRONG, wrong)
+    elif state.waiting > MOST_WAITING:
+        text = f"{state.waiting} leaves wait for a number: is `grail worker control` there, and one beat?"
+        yield Finding("audit log", State.WRONG, text)
+    else:
+        yield Finding("audit log", State.OK, f"{state.size} leaves, {signed}, {state.waiting} wait")
+    if state.checkpoint_size is not None and audit_log.is_unsafe(session):
+        text = "is signed with a development key, with which anybody can sign: set GRAIL_SIGNING_KEY_FILE"
+        yield Finding("audit log", State.NOTE, text)
 
 
 def _kept(settings: Settings) -> Finding:

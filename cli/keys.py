@@ -46,7 +46,7 @@ def database_url() -> str:
 
 
 @contextmanager
-def _session() -> Iterator[Session]:
+def database_session() -> Iterator[Session]:
     """A transaction on the database, which must be reachable and at the newest schema. Raises CommandFailed."""
     url = database_url()
     db = Database(url, pool_size=1, application="grail cli")
@@ -71,7 +71,7 @@ def create(
     """Make a key. It is printed once and kept nowhere."""
     if not 1 <= len(name.strip()) <= 100:
         raise typer.BadParameter("must have 1 to 100 characters", param_hint="NAME")
-    with _session() as session:
+    with database_session() as session:
         row, plaintext = service.create_key(session, name.strip(), role, expires_at=_in_days(expires_days))
     hint(f"A key with the role {role}{_until(row)}. It is shown this once: keep it, as with `export GRAIL_KEY=...`.")
     typer.echo(plaintext)
@@ -87,7 +87,7 @@ def rotate(
 ) -> None:
     """Make the key that follows another: the same holder, role and requests. It is printed once."""
     now = datetime.now(UTC)
-    with _session() as session:
+    with database_session() as session:
         row, plaintext = service.rotate_key(
             session, _prefix(prefix), now, overlap=timedelta(hours=overlap_hours), expires_at=_in_days(expires_days)
         )
@@ -98,7 +98,7 @@ def rotate(
 @keys.command("list")
 def list_(as_json: AsJson = False) -> None:
     """All keys, oldest first, by their prefixes."""
-    with _session() as session:
+    with database_session() as session:
         rows = [
             {"prefix": row.prefix, "name": row.name, "role": str(row.role), "holder": str(row.owner_id),
              **{name: moment.isoformat() if moment else None for name, moment in _moments(row).items()}}
@@ -116,7 +116,7 @@ def list_(as_json: AsJson = False) -> None:
 @keys.command()
 def revoke(prefix: Prefix) -> None:
     """Revoke a key at once. Its row stays, since requests refer to it; its holder's other keys stay valid."""
-    with _session() as session:
+    with database_session() as session:
         row = service.revoke_key(session, _prefix(prefix))
         hint(f"The key {row.prefix} ({row.name}) is revoked.")
 

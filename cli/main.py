@@ -21,6 +21,7 @@ from cli.failures import CommandFailed
 from cli.imports import import_file
 from cli.jobs import jobs
 from cli.keys import keys, migrate
+from cli.log import log
 from cli.methods import methods
 from cli.models import models
 from cli.plan import plan
@@ -47,6 +48,7 @@ app.command("worker", rich_help_panel=RUN)(run_worker)
 app.command(rich_help_panel=RUN)(migrate)
 app.add_typer(keys, name="keys", rich_help_panel=RUN)
 app.add_typer(envelope, name="envelope", rich_help_panel=RUN)
+app.add_typer(log, name="log", rich_help_panel=RUN)
 app.add_typer(backup, name="backup", rich_help_panel=RUN)
 app.add_typer(models, name="models", rich_help_panel=USE)
 requests.command("import")(import_file)

@@ -25,6 +25,7 @@ from typing import Any
 import httpx
 
 from app import schema
+from app.audit_log import signing
 from app.config import read_secret_files
 from app.embedded.account import Account
 from app.embedded.errors import EmbeddedError
@@ -42,6 +43,7 @@ is killed leaves it to its lease."""
 LONGEST_PAUSE_SECONDS = 30.0
 ENDS_WITH_OTHERS = 3
 """So often a process of a running service may end while one that it needs is started again."""
+SIGNING_NAMES = ("GRAIL_SIGNING_KEY", "GRAIL_SIGNING_KEY_FILE", "GRAIL_SIGNING_UNSAFE")
 SECRET_NAMES = ("GRAIL_MASTER_SECRET", "GRAIL_MASTER_SECRET_FILE")
 
 
@@ -139,6 +141,7 @@ class Stack:
             undo.callback(lock.release)
             listening = undo.enter_context(self._listen())
             self._check_secret()
+            self._check_signing_key()
             if self.services:
                 undo.enter_context(self.services)
             schema.upgrade(self.database_url)
@@ -215,6 +218,15 @@ class Stack:
         if self.services is None:
             raise StackFailed(f"GRAIL_MASTER_SECRET is not set. {NoMasterSecret.mend}")
         self.settings_env["GRAIL_MASTER_SECRET_FILE"] = str(ensure_file(self.data_dir))
+
+    def _check_signing_key(self) -> None:
+        """An embedded service makes the key that signs its audit log, too, unless it was given one."""
+        given = {**os.environ, **self.settings_env}
+        if self.services is None or any(given.get(name) for name in SIGNING_NAMES):
+            return
+        self.settings_env["GRAIL_SIGNING_KEY_FILE"] = str(signing.ensure_file(self.data_dir))
+        if not given.get("GRAIL_LOG_ORIGIN"):
+            self.settings_env["GRAIL_LOG_ORIGIN"] = signing.EMBEDDED_ORIGIN
 
     def _servers(self) -> dict[str, Child]:
         if self.services is None:

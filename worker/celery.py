@@ -48,6 +48,8 @@ celery.conf.update(
         "plan": {"task": "grail.plan_batches", "schedule": every(settings.plan_seconds)},
         "sweep": {"task": "grail.sweep", "schedule": every(settings.sweep_seconds)},
         "deliver": {"task": "grail.deliver", "schedule": every(settings.deliver_seconds)},
+        "number": {"task": "grail.number_leaves", "schedule": every(settings.number_seconds)},
+        "checkpoint": {"task": "grail.issue_checkpoint", "schedule": every(settings.checkpoint_seconds)},
         "orphans": {"task": "grail.remove_orphans", "schedule": every(ORPHANS_SECONDS)},
     },
 )

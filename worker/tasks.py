@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 
+from app.audit_log import checkpoints, parts, sequencing
 from app.batches import service as batches
 from app.db import clock, transaction
 from app.imports import run as imports
@@ -53,6 +54,8 @@ def sweep(self: ServiceTask) -> None:
     with transaction(self.db) as session:
         import_service.sweep(session, clock(session))
     scratch.sweep(self.db, self.settings.data_dir)
+    with self.apart(kind_of_rows="parts of the audit trail"):
+        parts.make_ahead(self.db)
     for kind in retention.KINDS:
         with self.apart(kind_of_rows=kind):
             retention.remove(self.db, self.settings, kind)
@@ -68,3 +71,15 @@ def deliver(self: SenderTask) -> None:
 def remove_orphans(self: ServiceTask) -> None:
     """Remove files of processes that died."""
     orphans.remove(self.db, self.settings)
+
+
+@celery.task(name="grail.number_leaves", base=ServiceTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated
+def number_leaves(self: ServiceTask) -> None:
+    """Give leaves of the audit trail their numbers; nothing while another worker does it."""
+    sequencing.number_all(self.db)
+
+
+@celery.task(name="grail.issue_checkpoint", base=ServiceTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated
+def issue_checkpoint(self: ServiceTask) -> None:
+    """Sign the audit log, if it grew or the last checkpoint is old."""
+    checkpoints.issue_when_due(self.db, self.settings)

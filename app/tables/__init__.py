@@ -10,6 +10,7 @@ from app.tables.example import Example, ExampleDomain
 from app.tables.idempotency import Idempotency
 from app.tables.job import Job, JobKind
 from app.tables.key import Key, KeyRole
+from app.tables.log import AuditPending, Checkpoint, LogKey, LogLeaf, LogNode
 from app.tables.report import Report
 from app.tables.request import HoldKind, Regulation, Request, RequestDomain, RequestKind
 from app.tables.retention import Retention
@@ -22,11 +23,13 @@ __all__ = [
     "AdapterDownload",
     "AdapterState",
     "Audit",
+    "AuditPending",
     "Base",
     "Batch",
     "BatchExample",
     "BatchMember",
     "BatchReason",
+    "Checkpoint",
     "Delivery",
     "DeliveryState",
     "Event",
@@ -41,6 +44,9 @@ __all__ = [
     "JobKind",
     "Key",
     "KeyRole",
+    "LogKey",
+    "LogLeaf",
+    "LogNode",
     "Regulation",
     "Replica",
     "Report",

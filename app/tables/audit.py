@@ -1,4 +1,7 @@
-"""The audit trail: RFC 8785 bytes from the first row on, so that a Merkle log can take them in later."""
+"""The audit trail: RFC 8785 bytes, which the audit log (`app.audit_log`) numbers and keeps the hashes of.
+
+In parts by id, which `app.audit_log.parts` makes ahead and drops when all of their leaves have expired.
+"""
 
 from __future__ import annotations
 
@@ -19,4 +22,7 @@ class Audit(Base):
     leaf: Mapped[bytes] = mapped_column(LargeBinary)
     created_at: Mapped[Created]
 
-    __table_args__ = (CheckConstraint("octet_length(leaf) BETWEEN 2 AND 8192", name="leaf_is_bounded"),)
+    __table_args__ = (
+        CheckConstraint("octet_length(leaf) BETWEEN 2 AND 8192", name="leaf_is_bounded"),
+        {"postgresql_partition_by": "RANGE (id)"},
+    )

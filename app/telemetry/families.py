@@ -43,6 +43,9 @@ GAUGES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "grail_webhook_dead_letters": ((), "Webhook messages that were given up and not replayed."),
     "grail_workers": ((), "Gpu workers seen within a lease."),
     "grail_worker_memory_bytes": ((), "Memory of the largest of them."),
+    "grail_log_leaves": ((), "Leaves of the audit log that have a number."),
+    "grail_log_waiting": ((), "Leaves of the audit trail that wait for one, 100,000 at most."),
+    "grail_log_checkpoint_age_seconds": ((), "Since the audit log was last signed; absent before the first time."),
     "grail_backup_age_seconds": ((), "Since the newest whole backup in GRAIL_BACKUP_DIR; absent without that setting."),
 }  # fmt: skip
 

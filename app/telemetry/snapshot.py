@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from app.audit_log import repository as audit_log
 from app.config import Settings
 from app.retention import repository as retention
 from app.served_models import breaker
@@ -38,6 +39,7 @@ def read(session: Session, now: datetime, settings: Settings) -> Snapshot:
         **_versions(session, names),
         **_webhooks(session, now),
         **_workers(session, now - timedelta(seconds=settings.lease_seconds)),
+        **_log(session, now),
         **_backups(settings.backup_dir, now),
     }
     return Snapshot(
@@ -125,6 +127,15 @@ def _webhooks(session: Session, now: datetime) -> dict[str, Numbers]:
 def _workers(session: Session, since: datetime) -> dict[str, Numbers]:
     count, largest = repository.workers(session, since)
     return {"grail_workers": {(): float(count)}, "grail_worker_memory_bytes": {(): float(largest)}}
+
+
+def _log(session: Session, now: datetime) -> dict[str, Numbers]:
+    found: dict[str, Numbers] = {
+        "grail_log_leaves": {(): float(audit_log.size(session))},
+        "grail_log_waiting": {(): float(audit_log.waiting(session))},
+    }
+    age = audit_log.last_checkpoint_age(session, now)
+    return found if age is None else {**found, "grail_log_checkpoint_age_seconds": {(): age}}
 
 
 def _backups(directory: Path | None, now: datetime) -> dict[str, Numbers]:

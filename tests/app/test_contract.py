@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import uuid
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -18,9 +19,13 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
 from schemathesis.config import SchemathesisConfig
 
+from app.audit_log.checkpoints import issue_checkpoint
+from app.audit_log.sequencing import number_all
 from app.config import Settings
+from app.db import transaction
 from app.imports.run import run
 from app.main import create_app
+from app.trust.keys import Ed25519Signer
 from tests.app.service import Floor
 
 CHECKS = [
@@ -76,6 +81,9 @@ def document(shared: Floor) -> Any:
     hook = shared.caller.call("admin", "POST", "/v1/webhooks", 201, json={"url": "https://93.184.215.14/"})
     hook_path = f"/v1/webhooks/{hook['id']}"
     delivery = shared.caller.call("admin", "POST", f"{hook_path}/test", 202)
+    number_all(shared.db)
+    with transaction(shared.db) as session:
+        issue_checkpoint(session, [Ed25519Signer.new("log.example.com")], datetime.now(UTC))
     named = str(uuid.uuid4())
     shared.ask(2, role="admin", client_reference=named)
     real = {

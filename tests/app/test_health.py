@@ -11,9 +11,12 @@ from fastapi.testclient import TestClient
 from sqlalchemy import text
 
 from app import schema
+from app.audit_log.checkpoints import issue_checkpoint
+from app.audit_log.sequencing import number_all
 from app.config import Settings
 from app.db import Database, transaction
 from app.main import create_app
+from app.trust.keys import Ed25519Signer
 from app.workers.service import announce
 from tests.app.service import Floor
 
@@ -83,9 +86,12 @@ def test_a_data_directory_that_can_not_be_made_is_not_ready(settings: Settings, 
 
 def test_missing_workers_and_files_of_models_are_warnings_without_names(floor: Floor) -> None:
     status, _, warnings = answered(floor.settings)
-    assert (status, set(warnings)) == (200, {"workers"})
+    assert (status, set(warnings)) == (200, {"workers", "log"})
     with transaction(floor.db) as session:
         announce(session, "machine:1", 10**9, datetime.now(UTC))
+    number_all(floor.db)
+    with transaction(floor.db) as session:
+        issue_checkpoint(session, [Ed25519Signer.new("log.example.com")], datetime.now(UTC))
     assert answered(floor.settings)[2] == {}
     shutil.rmtree(floor.base)
     status, _, warnings = answered(floor.settings)

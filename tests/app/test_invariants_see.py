@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,10 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
+from app.audit_log.checkpoints import issue_checkpoint
+from app.audit_log.sequencing import number_all
+from app.db import transaction
+from app.trust.keys import Ed25519Signer
 from tests.app.service import Floor
 from tests.faults import invariants
 from tests.faults.callers import CANARY
@@ -46,6 +51,9 @@ def still(floor: Floor, tmp_path: Path) -> Still:
 def accepted(floor: Floor) -> dict[str, str]:
     """Two requests of one job, published."""
     found = {name: floor.ask(number, client_reference=name) for number, name in ((1, "one"), (2, "two"))}
+    number_all(floor.db, 5, rounds=1)
+    with transaction(floor.db) as session:
+        issue_checkpoint(session, [Ed25519Signer.new("log.example.com")], datetime.now(UTC))
     floor.work()
     return found
 
@@ -85,6 +93,11 @@ def test_nothing_is_seen_where_nothing_is_broken(still: Still, accepted: dict[st
         ("DELETE FROM event WHERE kind = 'request.published'", "events have"),
         ("INSERT INTO event (kind, request_id, served_model_id, data, created_at) SELECT kind, request_id, "
          "served_model_id, data, created_at FROM event WHERE kind = 'request.running'", "events have"),
+        ("DELETE FROM audit_pending WHERE audit_id = 9", "neither has a number"),
+        ("DELETE FROM log_leaf WHERE position = 1", "have a gap"),
+        ("UPDATE log_leaf SET hash = sha256('other') WHERE position = 1", "number 1 has another hash"),
+        ("UPDATE checkpoint SET root = sha256('other')", "is not of those that are there"),
+        ("UPDATE checkpoint SET size = 1000", "is not of those that are there"),
         ("UPDATE job SET fencing_token = fencing_token + 1", "claims with"),
         ("UPDATE job SET state = 'rejected'", "is rejected, its version"),
     ],

@@ -81,6 +81,13 @@ ROLES: dict[tuple[str, str], frozenset[str]] = {
     ("GET", "/v1/models/{name}/adapters/{version}"): ANYONE,
     ("GET", "/v1/models/{name}/adapters/{version}/download"): ANYONE,
     ("POST", "/v1/models/{name}/adapters/{version}/activate"): STEWARD,
+    ("GET", "/v1/log"): ANYONE,
+    ("GET", "/v1/log/checkpoint"): ANYONE,
+    ("GET", "/v1/log/keys"): ANYONE,
+    ("GET", "/v1/log/proofs/inclusion"): ANYONE,
+    ("GET", "/v1/log/proofs/consistency"): ANYONE,
+    ("GET", "/v1/log/leaves"): OFFICER,  # they hold ids of everybody's requests
+    ("GET", "/v1/log/export"): OFFICER,
 }
 PARTS = {
     "request_id": str(uuid.uuid4()), "job_id": str(uuid.uuid4()), "name": "nobody", "version": "7", "replica_id": "r1",

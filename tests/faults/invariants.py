@@ -5,6 +5,7 @@ Read from the rows with SQL and from the files, not with the service's own funct
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
@@ -39,6 +40,7 @@ def broken(
         *approvals(ground, model),
         *versions(ground, model),
         *trail(ground, model),
+        *log(ground),
         *files(ground),
         *texts(ground),
     ]
@@ -230,6 +232,36 @@ def _tokens(ground: Ground, job_id: str, leaves: list[tuple[str, dict[str, Any]]
     tokens = [fields["token"] for kind, fields in leaves if kind == "job.claimed"]
     now = ground.rows("SELECT fencing_token FROM job WHERE id = %s", job_id)[0]["fencing_token"]
     return [] if tokens == list(range(1, now + 1)) else [f"job {job_id}: claims with {tokens}, the token is {now}"]
+
+
+def log(ground: Ground) -> list[str]:
+    """Each leaf has a number or waits for one; numbers have no gap; each checkpoint is of the tree over its leaves."""
+    said = []
+    lost = ground.rows(
+        "SELECT id FROM audit WHERE NOT EXISTS (SELECT FROM log_leaf WHERE audit_id = audit.id) "
+        "AND NOT EXISTS (SELECT FROM audit_pending WHERE audit_id = audit.id)"
+    )
+    signed = ground.rows("SELECT size, root FROM checkpoint ORDER BY id")
+    rows = ground.rows(
+        "SELECT position, hash, sha256('\\x00'::bytea || leaf) AS found FROM log_leaf "
+        "LEFT JOIN audit ON audit.id = audit_id ORDER BY position"
+    )
+    said += [f"the leaf {row['id']} neither has a number nor waits for one" for row in lost]
+    if [row["position"] for row in rows] != list(range(len(rows))):
+        said.append("the numbers of leaves have a gap")
+    said += [f"the leaf number {row['position']} has another hash" for row in rows if row["hash"] != row["found"]]
+    for size, root in {(one["size"], bytes(one["root"])) for one in signed}:
+        if size > len(rows) or _root([bytes(row["hash"]) for row in rows[:size]]) != root:
+            said.append(f"the checkpoint of {size} leaves is not of those that are there")
+    return said
+
+
+def _root(hashes: list[bytes]) -> bytes:
+    """RFC 6962, section 2.1, over hashes of leaves."""
+    if len(hashes) == 1:
+        return hashes[0]
+    split = 1 << (len(hashes) - 1).bit_length() - 1
+    return hashlib.sha256(b"\x01" + _root(hashes[:split]) + _root(hashes[split:])).digest()
 
 
 def files(ground: Ground) -> list[str]:

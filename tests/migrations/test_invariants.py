@@ -24,6 +24,9 @@ SECOND_JOB = """
 ANOTHER_ADAPTER = "INSERT INTO adapter (id, served_model_id, version, name, digest, directory, manifest, state)"
 KEPT = "digest, directory, manifest, 'candidate'"
 AT_WORK = "uq_job_one_at_work_per_model"
+HASH = "decode(repeat('ab', 32), 'hex')"
+A_LEAF = "INSERT INTO log_leaf VALUES"
+FIRST_COLUMN = {"audit": "created_at", "log_leaf": "position", "log_node": "level", "checkpoint": "size"}
 
 ILLEGAL = [
     ("UPDATE request SET completed_at = now()", "ck_request_completed_when_final"),
@@ -71,9 +74,22 @@ ILLEGAL = [
     ("UPDATE served_model SET alias_revision = -1", "ck_served_model_revision_is_not_negative"),
     ("UPDATE key SET hash = 'ab'", "ck_key_hash_is_sha256"),
     ("DELETE FROM key", "fk_request_created_by_key"),
-    ("UPDATE audit SET leaf = ''", "ck_audit_leaf_is_bounded"),
-    ("UPDATE audit SET leaf = decode(repeat('ab', 8193), 'hex')", "ck_audit_leaf_is_bounded"),
-    ("UPDATE audit SET id = 1000000", "column \"id\" can only be updated to DEFAULT"),
+    ("INSERT INTO audit (event, leaf) VALUES ('e', '')", "ck_audit_leaf_is_bounded"),
+    ("INSERT INTO audit (event, leaf) VALUES ('e', decode(repeat('ab', 8193), 'hex'))", "ck_audit_leaf_is_bounded"),
+    ("INSERT INTO audit (id, event, leaf) VALUES (1000000, 'e', '{}')", "cannot insert a non-DEFAULT value"),
+    *(
+        (statement.format(table), f"rows of {table} are never changed or removed")
+        for table in ("audit", "log_leaf", "log_node", "checkpoint")
+        for statement in (f"UPDATE {{}} SET {FIRST_COLUMN[table]} = DEFAULT", "DELETE FROM {}", "TRUNCATE {}")
+    ),
+    (f"{A_LEAF} (0, 1, 'short')", "ck_log_leaf_hash_is_sha256"),
+    (f"{A_LEAF} (0, 1, {HASH}), (0, 2, {HASH})", "pk_log_leaf"),
+    (f"{A_LEAF} (0, 1, {HASH}), (1, 1, {HASH})", "uq_log_leaf_audit_id"),
+    (f"INSERT INTO log_node VALUES (4, 0, {HASH}), (4, 0, {HASH})", "pk_log_node"),
+    ("INSERT INTO log_node VALUES (4, 0, 'short')", "ck_log_node_hash_is_sha256"),
+    (f"INSERT INTO checkpoint (size, root, note) VALUES (0, {HASH}, 'n')", "ck_checkpoint_size_is_positive"),
+    ("INSERT INTO checkpoint (size, root, note) VALUES (1, 'short', 'n')", "ck_checkpoint_root_is_sha256"),
+    ("INSERT INTO log_key VALUES ('n', 'abcdef01', 'short')", "ck_log_key_public_is_ed25519"),
     ("UPDATE request SET state = 'lost'", "invalid input value for enum request_state"),
     ("UPDATE job SET state = 'lost'", "invalid input value for enum job_state"),
     ("UPDATE request SET domain = 'secrets'", "invalid input value for enum request_domain"),
@@ -101,6 +117,8 @@ LEGAL = [
     "UPDATE example SET domain = 'general', request_id = NULL WHERE segment = 'retain'",
     "UPDATE example SET completion = '', removed_at = now()",
     "UPDATE adapter SET state = 'superseded'",
+    "DELETE FROM audit_pending",
+    f"{A_LEAF} (0, 1, {HASH}), (1, 2, {HASH})",
 ]
 
 

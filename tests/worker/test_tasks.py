@@ -7,13 +7,15 @@ import json
 import uuid
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
+from app.audit_log import signing
 from app.batches import service as batches
-from app.config import Settings
+from app.config import Settings, load_settings
 from app.db import Database
 from app.errors import Unavailable
 from app.logs import configure_logs
@@ -28,7 +30,7 @@ def tasks(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     import worker.tasks as module
     from worker.celery import celery
 
-    for name in ("plan_batches", "run_job", "publish_job", "sweep", "deliver"):
+    for name in ("plan_batches", "run_job", "publish_job", "sweep", "deliver", "number_leaves", "issue_checkpoint"):
         monkeypatch.setitem(celery.tasks[f"grail.{name}"].__dict__, "db", floor.db)
     return module
 
@@ -53,7 +55,9 @@ def test_every_task_is_routed_and_sends_ids_as_json_only(tasks: ModuleType) -> N
     assert celery.conf.task_serializer == "json"
     assert celery.conf.task_acks_late and celery.conf.worker_prefetch_multiplier == 1
     rung = {entry["task"] for entry in celery.conf.beat_schedule.values()}
-    assert rung == {"grail.plan_batches", "grail.sweep", "grail.deliver", "grail.remove_orphans"}
+    assert rung == {"grail.plan_batches", "grail.sweep", "grail.deliver", "grail.remove_orphans"} | {
+        "grail.number_leaves", "grail.issue_checkpoint",
+    }  # fmt: skip
 
 
 def test_the_planner_makes_jobs_and_the_publisher_draws_consequences(tasks: ModuleType, floor: Floor) -> None:
@@ -140,3 +144,20 @@ def test_a_message_that_is_none_is_noted_and_dropped(tasks: ModuleType, logged: 
     tasks.run_job("not-an-id")
     (line,) = logged()
     assert (line["event"], line["kind"]) == ("task_failed", "ValueError")
+
+
+def test_leaves_are_numbered_and_wait_for_a_key_that_signs_them(
+    tasks: ModuleType, floor: Floor, logged: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    floor.ask(1)
+    tasks.number_leaves()
+    tasks.issue_checkpoint()
+    state = floor.caller.call("admin", "GET", "/v1/log")
+    assert (state["size"] > 5, state["waiting"], state["checkpoint_size"]) == (True, 0, None)
+    said = [line for line in logged() if line["event"] == "log_not_signed"]
+    assert [line["kind"] for line in said] == ["no-signing-key"] and "GRAIL_SIGNING_KEY_FILE" in said[0]["mend"]
+    monkeypatch.setenv("GRAIL_SIGNING_KEY_FILE", str(signing.ensure_file(tmp_path)))
+    monkeypatch.setenv("GRAIL_LOG_ORIGIN", "log.example.com")
+    load_settings.cache_clear()
+    tasks.issue_checkpoint()
+    assert floor.caller.call("admin", "GET", "/v1/log")["checkpoint_size"] == state["size"]
