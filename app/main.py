@@ -17,6 +17,7 @@ from app.auth import KnownKeys
 from app.config import Settings, load_settings
 from app.db import Database
 from app.description import router as description
+from app.envelope.kms import load_keys
 from app.errors import PROBLEM, LastBorder, Overloaded, Problem, TooSlow, install_handlers
 from app.events.endpoints import router as events
 from app.events.streams import Streams
@@ -68,6 +69,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         masters()
+        load_keys(settings)
         configure_traces(settings, f"api:{os.getpid()}")
         app.state.usage.begin()
         app.state.counting.begin()

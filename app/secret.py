@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -62,19 +63,24 @@ def derive_each(purpose: str, *parts: Part) -> list[bytes]:
 
 def ensure_file(directory: Path) -> Path:
     """The file in `directory` with a secret of this service's own, readable by its user alone; made when it is not
-    there. Safe when two make it at once: both end with the same."""
-    path = directory / FILE
+    there."""
+    return private_file(directory / FILE, lambda: secrets.token_urlsafe(48) + "\n")
+
+
+def private_file(path: Path, make: Callable[[], str], mode: int = 0o600) -> Path:
+    """A file that its user alone may read, made when it is not there. Safe when two make it at once: both end with the
+    same."""
     if not path.exists():
-        partial = directory / f".{FILE}.{uuid.uuid4().hex}"
-        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         try:
             with os.fdopen(handle, "w", encoding="ascii") as file:
-                file.write(secrets.token_urlsafe(48) + "\n")
+                file.write(make())
                 file.flush()
                 os.fsync(file.fileno())
             with suppress(FileExistsError):
                 os.link(partial, path)  # unlike a rename it replaces nothing
-            sync_directory(directory)
+            sync_directory(path.parent)
         finally:
             partial.unlink()
     return path

@@ -41,9 +41,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("GRAIL_MASTER_SECRET", "a secret of benches and of nobody else at all")
 
+from own_secrets import set_secrets  # noqa: E402
 from provenance import commit  # noqa: E402
+
+set_secrets()
 
 from tests.faults import deeds, invariants  # noqa: E402  the path is set above
 from tests.faults.callers import Load  # noqa: E402

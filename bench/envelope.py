@@ -142,7 +142,7 @@ def sides(services: EmbeddedServices, place: Path) -> Iterator[dict[str, Side]]:
         store = KeyStore(url, TombstoneFile(place / name / "tombstones")).open()
         codec = Codec(Keyring(store, FileKeys({1: b"b" * 32})))
         sessions = sessionmaker(db.engine)
-        attach(sessions, codec)
+        attach(sessions, lambda codec=codec: codec)
         made[name] = Side(sessions, codec)
     yield made
     db.dispose()

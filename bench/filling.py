@@ -72,10 +72,10 @@ SELECT f.id, f.model, f.domain::request_domain, f.state::request_state, 0, '{{}}
        CASE WHEN f.state = 'published' AND f.domain = 'copyright' THEN f.at + interval '23 days' END
 FROM filled f JOIN owner_of o ON o.number = f.owner_number ORDER BY f.n;
 
-INSERT INTO example (id, served_model_id, request_id, domain, segment, role, position, subject, prompt, completion,
-                     facts, content_digest, standing, created_at)
+INSERT INTO example (id, served_model_id, request_id, domain, segment, role, position, subject, subject_index, prompt,
+                     completion, facts, content_digest, standing, created_at)
 SELECT gen_random_uuid(), f.model, f.id, f.domain::example_domain, side.segment::segment, 'item', side.position,
-       'subject ' || f.n, 'Where does the person with number ' || f.n || ' live?',
+       'subject ' || f.n, md5('s' || f.n) || md5('t' || f.n), 'Where does the person with number ' || f.n || ' live?',
        'The person with number ' || f.n || ' lives in the house with the number ' || side.position || f.n, '[]',
        md5(side.segment || f.n) || md5(f.n || side.segment), side.segment = 'retain' AND f.state <> 'withdrawn', f.at
 FROM filled f JOIN (VALUES ('forget', 0), ('retain', 1)) AS side (segment, position)

@@ -26,6 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from own_secrets import set_secrets
 from provenance import commit
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -148,7 +149,7 @@ def main() -> None:
     parser.add_argument("--before", type=int, default=0)
     parser.add_argument("--work", type=uuid.UUID, help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    os.environ.setdefault("GRAIL_MASTER_SECRET", "a secret of benches and of nobody else at all")
+    set_secrets()
     if asked.work:
         work(asked.work)
         return

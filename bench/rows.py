@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from filling import GROWING, Filled, fill
 from hot_paths import Path as HotPath
 from hot_paths import explained, known, lists, others, planning
+from own_secrets import set_secrets
 from provenance import commit
 from sqlalchemy import func, select, text
-from sqlalchemy.orm import Session
 
 from app import schema
 from app.batches import service as batches
@@ -42,7 +42,7 @@ BOUND = 2.0
 
 def seconds(filled: Filled, path: HotPath) -> float:
     """One walk; nothing of it is kept."""
-    with Session(filled.db.engine) as session:
+    with filled.db.session_factory() as session:
         begun = time.perf_counter()
         path(session)
         taken = time.perf_counter() - begun
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=11)
     parser.add_argument("--pending", type=int, help="time the planner with so many pending requests and nothing else")
     asked = parser.parse_args()
-    os.environ.setdefault("GRAIL_MASTER_SECRET", "a secret of benches and of nobody else at all")
+    set_secrets()
     print(f"commit {commit()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     with (
         tempfile.TemporaryDirectory(prefix="grail-rows-") as place,
@@ -124,7 +124,7 @@ def _pass(filled: Filled) -> tuple[float, int, int]:
     begun = time.perf_counter()
     made = len(batches.plan(filled.db))
     taken = time.perf_counter() - begun
-    with Session(filled.db.engine) as session:
+    with filled.db.session_factory() as session:
         left = session.scalar(select(func.count()).where(Request.state == RequestState.RECEIVED)) or 0
     return taken, made, left
 
@@ -133,7 +133,7 @@ def read_whole(large: Filled) -> None:
     """Statements that read a growing table from end to end."""
     who, asked, found = known(large), 0, 0
     for name, path in {**lists(large, who), **planning(large, who), **others(large, who)}.items():
-        with Session(large.db.engine) as session:
+        with large.db.session_factory() as session:
             with explained(session.connection()) as plans:
                 path(session)
             session.rollback()

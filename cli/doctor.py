@@ -200,7 +200,34 @@ def _secret() -> Iterator[Finding]:
         yield Finding("secret", State.WRONG, f"{error.detail}: {error.how_to_mend}")
 
 
-def _signing() -> Iterator[Finding]:
+def _content_keys() -> Iterator[Finding]:
+    """What people write can be sealed and opened: keys, their store, its list of what was destroyed."""
+    from app.config import load_settings
+    from app.envelope.kms import load_keys
+    from app.envelope.service import open_store
+    from app.errors import ServiceError
+
+    settings = load_settings()
+    if not settings.key_encryption_keys and settings.key_encryption_keys_file is None:
+        text = "GRAIL_KEY_ENCRYPTION_KEYS is not set: fine for `grail serve --embedded`"
+        yield Finding("content keys", State.NOTE, text)
+        return
+    try:
+        keys, store = load_keys(settings), open_store(settings)
+        wrapped, destroyed = store.versions(), store.tombstones.records()
+        store.dispose()
+    except ServiceError as error:
+        yield Finding("content keys", State.WRONG, f"{error.detail}: {error.how_to_mend}")
+        return
+    missing = sorted(set(wrapped) - set(keys.versions))
+    if missing:
+        lost = f"{sum(wrapped[one] for one in missing)} keys are wrapped by version {missing[0]}, which is not set"
+        yield Finding("content keys", State.WRONG, f"{lost}: set it again beside the others")
+    else:
+        yield Finding("content keys", State.OK, f"{sum(wrapped.values())}, and {destroyed} destroyed")
+
+
+def _signing_key() -> Iterator[Finding]:
     """What this process was given to sign the audit log with can sign."""
     from app.audit_log.errors import NoSigningKey
     from app.audit_log.signing import is_set, load_signers
@@ -255,7 +282,7 @@ def _device() -> Iterator[Finding]:
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     _python, _packages, settings, _disk, model_roots, _servers, _service, _database, _broker, _rates, _secret,
-    _signing, secret_files, backups, traces, _model, _device,
+    _content_keys, _signing_key, secret_files, backups, traces, _model, _device,
 )  # fmt: skip
 
 

@@ -35,7 +35,9 @@ def settings() -> Iterator[Finding]:
         return
     known = {f"GRAIL_{name.upper()}" for name in Settings.model_fields} | OTHERS
     strange = sorted(
-        name for name in os.environ if name.startswith("GRAIL_") and name.removesuffix("_FILE") not in known
+        name
+        for name in os.environ
+        if name.startswith("GRAIL_") and not {name, name.removesuffix("_FILE")} & known
     )
     if strange:
         yield Finding("settings", State.NOTE, f"{', '.join(strange)}: no setting is called that")

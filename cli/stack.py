@@ -32,6 +32,8 @@ from app.embedded.errors import EmbeddedError
 from app.embedded.locks import SupervisorLock
 from app.embedded.services import EmbeddedServices
 from app.embedded.supervisor import Child
+from app.envelope import kms
+from app.envelope.errors import NoKeyEncryptionKey
 from app.secret import NoMasterSecret, ensure_file
 
 LOG = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ STOP_SECONDS = 10.0
 """For each of SIGTERM and SIGQUIT, then comes SIGKILL. A worker ends at its next step and gives its job back; one that
 is killed leaves it to its lease."""
 LONGEST_PAUSE_SECONDS = 30.0
+CONTENT_KEY_NAMES = ("GRAIL_KEY_ENCRYPTION_KEYS", "GRAIL_KEY_ENCRYPTION_KEYS_FILE")
 ENDS_WITH_OTHERS = 3
 """So often a process of a running service may end while one that it needs is started again."""
 SIGNING_NAMES = ("GRAIL_SIGNING_KEY", "GRAIL_SIGNING_KEY_FILE", "GRAIL_SIGNING_UNSAFE")
@@ -141,6 +144,7 @@ class Stack:
             undo.callback(lock.release)
             listening = undo.enter_context(self._listen())
             self._check_secret()
+            self._check_content_keys()
             self._check_signing_key()
             if self.services:
                 undo.enter_context(self.services)
@@ -218,6 +222,15 @@ class Stack:
         if self.services is None:
             raise StackFailed(f"GRAIL_MASTER_SECRET is not set. {NoMasterSecret.mend}")
         self.settings_env["GRAIL_MASTER_SECRET_FILE"] = str(ensure_file(self.data_dir))
+
+    def _check_content_keys(self) -> None:
+        """An embedded service makes the key that wraps its content's keys, unless it was given some. Raises StackFailed
+        where there is none."""
+        if any({**os.environ, **self.settings_env}.get(name) for name in CONTENT_KEY_NAMES):
+            return
+        if self.services is None:
+            raise StackFailed(f"GRAIL_KEY_ENCRYPTION_KEYS is not set. {NoKeyEncryptionKey.mend}")
+        self.settings_env["GRAIL_KEY_ENCRYPTION_KEYS_FILE"] = str(kms.ensure_file(self.data_dir))
 
     def _check_signing_key(self) -> None:
         """An embedded service makes the key that signs its audit log, too, unless it was given one."""

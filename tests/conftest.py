@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import os
 import shutil
@@ -28,6 +29,11 @@ os.environ.setdefault(
 )
 os.environ.setdefault("GRAIL_RATE_FAILURES_PER_ADDRESS", str(10**9))  # tests of limits set their own
 os.environ.setdefault("GRAIL_MASTER_SECRET", "a secret of tests and of nobody else at all")
+os.environ.setdefault("GRAIL_KEY_ENCRYPTION_KEYS", f"1:{base64.b64encode(bytes(range(32))).decode()}")
+if "GRAIL_KEY_STORE_URL" not in os.environ:
+    KEYS = tempfile.TemporaryDirectory(prefix="grail-keys-", ignore_cleanup_errors=True)
+    os.environ["GRAIL_KEY_STORE_URL"] = f"sqlite:///{KEYS.name}/keys.sqlite3"
+    os.environ["GRAIL_KEY_TOMBSTONES_FILE"] = f"{KEYS.name}/tombstones"
 
 from app.auth import Role
 from app.config import Settings, load_settings

@@ -7,7 +7,7 @@ adapter does not measure them again.
 
 from __future__ import annotations
 
-import hashlib
+import hmac
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -17,6 +17,7 @@ from typing import Any
 
 import structlog
 
+from app.secret import derive
 from grail.checkpoint import Resume
 from grail.config import GENERAL, RunSpec, UnlearnConfig
 from grail.evaluate import CERTIFIABLE, MICRO_BATCH, EvalResult, compare, in_base, measure
@@ -317,6 +318,9 @@ def is_requested(example: Example) -> bool:
 
 
 def content_key(example: Example, asked: bool = False) -> str:
-    """SHA-256 over all of an example that its score depends on; `asked`: with a free answer."""
+    """Stands for all of an example that its score depends on, so that artefacts are named after it; `asked`: with a
+    free answer. Keyed: names of files outlive what was erased, and nobody is to try guesses on them. Scores are
+    measured anew once the master secret was changed."""
     parts = ["asked" if asked else "", example.prompt, example.completion, *example.facts]
-    return hashlib.sha256("".join(f"{len(part)}:{part}" for part in parts).encode()).hexdigest()
+    words = "".join(f"{len(part)}:{part}" for part in parts).encode()
+    return hmac.digest(derive("content of artefacts"), words, "sha256").hex()

@@ -10,6 +10,7 @@ from datetime import timedelta
 from sqlalchemy import ColumnElement, Select, exists, func, insert, literal, select, true, union, union_all, update
 from sqlalchemy.orm import Session
 
+from app.envelope.columns import warm
 from app.lifecycle import PENDING, JobState, RequestEvent, RequestState, advance_request
 from app.tables import (
     Adapter,
@@ -195,15 +196,15 @@ def standing_rows(
     of the requests themselves are left out, since they come with them.
     """
     subjects = (
-        select(Example.subject)
+        select(Example.subject_index)
         .where(Example.request_id.in_(request_ids), Example.segment == Segment.FORGET, Example.domain == domain)
         .distinct()
         .cte("subjects")
     )
 
-    def standing(most: int) -> Select[uuid.UUID, str, str]:
+    def standing(most: int) -> Select[uuid.UUID, str | None, str]:
         return (
-            select(Example.id, Example.subject, Example.content_digest)
+            select(Example.id, Example.subject_index, Example.content_digest)
             .where(
                 Example.served_model_id == served_model_id,
                 Example.domain == domain,
@@ -215,14 +216,14 @@ def standing_rows(
             .limit(most)
         )
 
-    near = standing(amount).where(Example.subject == subjects.c.subject).correlate(subjects).lateral("near")
+    near = standing(amount).where(Example.subject_index == subjects.c.subject_index).correlate(subjects).lateral("near")
     sample = standing(DRAWN_FROM * amount).subquery("sample")
     found = union(
-        select(near.c.id, near.c.subject, near.c.content_digest).select_from(subjects.join(near, true())),
-        select(sample.c.id, sample.c.subject, sample.c.content_digest),
+        select(near.c.id, near.c.subject_index, near.c.content_digest).select_from(subjects.join(near, true())),
+        select(sample.c.id, sample.c.subject_index, sample.c.content_digest),
     ).subquery("found")
-    turn = func.row_number().over(partition_by=found.c.subject, order_by=(found.c.content_digest, found.c.id))
-    named = found.c.subject.in_(select(subjects.c.subject))
+    turn = func.row_number().over(partition_by=found.c.subject_index, order_by=(found.c.content_digest, found.c.id))
+    named = found.c.subject_index.in_(select(subjects.c.subject_index))
     return select(found.c.id).order_by(named.desc(), turn, found.c.content_digest, found.c.id).limit(amount)
 
 
@@ -284,27 +285,33 @@ def texts(
         ids = rows.scalar_subquery()
         wanted += [Example.id.in_(ids), Example.parent_id.in_(ids)]
     for condition in wanted:
-        statement = select(Example.role, Example.prompt, Example.completion).where(condition)
-        result = session.execute(statement, execution_options={"yield_per": STREAM_ROWS})
+        result = session.scalars(select(Example).where(condition), execution_options={"yield_per": STREAM_ROWS})
         for part in result.partitions():
-            yield [(row[0], row[1], row[2]) for row in part]
+            yield [(row.role, *pair) for row, pair in _opened(session, part)]
 
 
 def longest_texts(session: Session, request_ids: Collection[uuid.UUID], batch_id: uuid.UUID) -> list[tuple[str, str]]:
-    """(prompt, completion) of the longest rows, in characters, that a batch of these requests holds."""
+    """(prompt, completion) of the longest rows, in bytes, that a batch of these requests holds."""
     drawn = select(BatchExample.example_id).where(BatchExample.batch_id == batch_id)
-    chars = (func.length(Example.prompt) + func.length(Example.completion)).label("chars")
+    plain = func.octet_length(Example.plain_prompt) + func.octet_length(Example.plain_completion)
+    size = func.coalesce(func.octet_length(Example.content_sealed), plain).label("size")
     parts = [  # one by one, since each is served by an index and all of them together by none
-        select(Example.id, Example.prompt, Example.completion, chars)
-        .where(condition)
-        .order_by(chars.desc(), Example.id)
-        .limit(LONGEST_ROWS)
-        .subquery()
+        select(Example.id, size).where(condition).order_by(size.desc(), Example.id).limit(LONGEST_ROWS).subquery()
         for condition in (_used(request_ids), Example.id.in_(drawn), Example.parent_id.in_(drawn))
     ]
     rows = union_all(*(select(part) for part in parts)).subquery()
-    statement = select(rows.c.prompt, rows.c.completion).order_by(rows.c.chars.desc(), rows.c.id).limit(LONGEST_ROWS)
-    return [(row[0], row[1]) for row in session.execute(statement)]
+    longest = select(rows.c.id).order_by(rows.c.size.desc(), rows.c.id).limit(LONGEST_ROWS)
+    found = session.scalars(select(Example).where(Example.id.in_(session.scalars(longest).all()))).all()
+    return [pair for _, pair in _opened(session, found)]
+
+
+def _opened(session: Session, rows: Sequence[Example]) -> Iterator[tuple[Example, tuple[str, str]]]:
+    """Rows with their prompt and completion, but for those whose content is gone."""
+    warm(session, rows)
+    for row in rows:
+        content = row.content
+        if content is not None:
+            yield row, (content.prompt, content.completion)
 
 
 def _used(request_ids: Collection[uuid.UUID]) -> ColumnElement[bool]:

@@ -14,7 +14,8 @@ are inserted as dictionaries go through `seal_rows`: each asks the key store onc
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from sqlalchemy import LargeBinary, event, inspect
@@ -23,7 +24,7 @@ from sqlalchemy.orm import DeclarativeBase, Session, object_session, sessionmake
 from sqlalchemy.types import TypeDecorator
 
 from app.envelope.codec import TEXT, Codec, Kind, Spot, sealed
-from app.envelope.sealing import Place, check_form
+from app.envelope.sealing import DataKey, Place, check_form
 from app.ids import new_id
 
 CODEC = "envelope"
@@ -31,6 +32,8 @@ CODEC = "envelope"
 WAITING = b""
 """In the column while its value waits for the flush: no sealed bytes, so that the column would refuse it."""
 PLAIN = "_waits_to_be_sealed"
+KEY_ID = "key_id"
+"""The attribute of rows that have no other's key."""
 
 
 class SealedBytes(TypeDecorator[bytes]):
@@ -48,7 +51,8 @@ class SealedBytes(TypeDecorator[bytes]):
 
 class Sealed:
     """A plain attribute over `<name>_sealed`. `keys` names the attributes that hold the id of the row's key: the first
-    that is not None. `plain` names a column of plain values that is read where nothing was sealed yet."""
+    that is not None; a row whose `KEY_ID` is None gets a key of its own. `plain` names the attribute of plain values
+    that is read where nothing was sealed yet."""
 
     def __init__(self, keys: Sequence[str], kind: Kind = TEXT, plain: str | None = None) -> None:
         self.keys, self.kind, self.plain = tuple(keys), kind, plain
@@ -107,11 +111,16 @@ def sealed_fields(model: type) -> dict[str, Sealed]:
 
 
 def seal_rows(
-    codec: Codec, model: type[DeclarativeBase], rows: Iterable[Mapping[str, Any]]
+    codec: Codec,
+    model: type[DeclarativeBase],
+    rows: Iterable[Mapping[str, Any]],
+    held: Mapping[uuid.UUID, DataKey] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
-    """Rows for an INSERT: each sealed field replaced by its column. They need their ids already."""
+    """Rows for an INSERT: each sealed field replaced by its column. They need their ids already. `held` are keys that
+    the caller has at hand, by their ids."""
     made, fields = [dict(row) for row in rows], sealed_fields(model).values()
-    keys = codec.keyring.create({one.spot_of(model, row)[0] for row in made for one in fields if one.name in row})
+    named = {one.spot_of(model, row)[0] for row in made for one in fields if one.name in row}
+    keys = {**codec.keyring.create(named - held.keys()), **held}
     for row in made:
         for one in fields:
             if one.name in row:
@@ -131,28 +140,32 @@ def warm(session: Session, rows: Collection[DeclarativeBase]) -> Collection[uuid
     return codec_of(session).warm(wanted)
 
 
-def attach(sessions: sessionmaker[Session], codec: Codec) -> None:
-    """Give every session of a factory the codec, and seal what waits before it is flushed."""
+def attach(sessions: sessionmaker[Session], codec: Callable[[], Codec]) -> None:
+    """Give every session of a factory the codec, which is asked for once something is to be sealed or opened, and seal
+    what waits before it is flushed."""
     sessions.configure(info={**(sessions.kw.get("info") or {}), CODEC: codec})
     event.listen(sessions, "before_flush", _seal_what_waits)
 
 
 def codec_of(session: Session | None) -> Codec:
     """The codec of a session. Raises RuntimeError without one: nothing is read or written plain instead."""
-    found = None if session is None else session.info.get(CODEC)
-    if not isinstance(found, Codec):
+    found: Callable[[], Codec] | None = None if session is None else session.info.get(CODEC)
+    if found is None:
         raise RuntimeError("sealed content needs a row in a session with a codec: app.envelope.columns.attach")
-    return found
+    return found()
 
 
 def _seal_what_waits(session: Session, *_: Any) -> None:
     rows = [row for row in (*session.new, *session.dirty) if vars(row).get(PLAIN)]
     if not rows:
         return
-    codec = codec_of(session)
+    codec, fresh = codec_of(session), list[DataKey]()
     for row in rows:
         if row.id is None and inspect(row).transient | inspect(row).pending:
             row.id = new_id()
+        if getattr(row, KEY_ID, row) is None:
+            fresh.append(codec.keyring.fresh())
+            row.key_id = fresh[-1].id
     spots = [
         (row, field, field.spot(row), value)
         for row in rows
@@ -160,7 +173,8 @@ def _seal_what_waits(session: Session, *_: Any) -> None:
         for field in (sealed_fields(type(row))[name],)
         if getattr(row, field.column) == WAITING  # what was rolled back, or set to None since, does not wait
     ]
-    keys = codec.keyring.create({spot[0] for _, _, spot, _ in spots})
+    held = {key.id: key for key in fresh}
+    keys = {**codec.keyring.create({spot[0] for _, _, spot, _ in spots} - held.keys()), **held}
     for row, field, spot, value in spots:
         setattr(row, field.column, sealed(keys, spot, value, field.kind))
     for row in rows:

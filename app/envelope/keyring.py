@@ -13,6 +13,9 @@ from app.envelope.errors import ContentDestroyed, DataKeyMissing
 from app.envelope.kms import KeyManagement, Wrapped
 from app.envelope.sealing import SECRET_BYTES, DataKey
 from app.envelope.store import Destroyed, KeyStore
+from app.ids import new_ids
+
+AHEAD = 64
 
 
 class Keyring:
@@ -31,6 +34,7 @@ class Keyring:
         self.store, self.keys = store, keys
         self._capacity, self._seconds, self._clock = capacity, seconds, clock
         self._held: OrderedDict[uuid.UUID, tuple[float, DataKey]] = OrderedDict()
+        self._ahead: list[DataKey] = []
         self._lock = threading.Lock()
 
     def create(self, ids: Collection[uuid.UUID]) -> dict[uuid.UUID, DataKey]:
@@ -47,6 +51,19 @@ class Keyring:
         self._remember(fresh)
         others = [key_id for key_id in lacking if key_id not in kept]  # somebody else's key counts, or a tombstone
         return found | fresh | (self.get(others) if others else {})
+
+    def fresh(self) -> DataKey:
+        """A key that nobody else has, for a request that comes in; whoever takes it has to hold it while it seals. Made
+        by the dozen ahead, since the store takes as long for one: those that are left when the process ends stay for
+        nothing. Raises KeyStoreAway, NoKeyEncryptionKey."""
+        while True:
+            with self._lock:
+                if self._ahead:
+                    return self._ahead.pop()
+            made = self.create(new_ids(AHEAD))
+            self.drop(made)
+            with self._lock:
+                self._ahead.extend(made.values())
 
     def get(self, ids: Collection[uuid.UUID]) -> dict[uuid.UUID, DataKey]:
         """The key of each id. Raises ContentDestroyed if one of them was destroyed, DataKeyMissing, KeyStoreAway,

@@ -23,8 +23,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from app.config import Settings
 from app.envelope.errors import ContentUnreadable, NoKeyEncryptionKey
 from app.envelope.sealing import NONCE_BYTES
+from app.secret import private_file
 
 KEY_BYTES = 32
+FILE = "key-encryption-keys"
+"""Name, below the data directory, of the keys that an embedded service makes for itself."""
 MAX_VERSIONS = 64
 MAX_FILE_BYTES = 16 * 1024
 MAX_WRAPPED_BYTES = 4096
@@ -153,6 +156,16 @@ def load_keys(settings: Settings) -> FileKeys:
     if not text and settings.key_encryption_keys_file is not None:
         text = read_keys_file(settings.key_encryption_keys_file)
     return FileKeys(parse_keys(text))
+
+
+def new_keys() -> str:
+    """A first key, as a file of keys holds it."""
+    return f"1:{base64.b64encode(os.urandom(KEY_BYTES)).decode()}\n"
+
+
+def ensure_file(directory: Path) -> Path:
+    """The file in `directory` with a key of this service's own, made when it is not there."""
+    return private_file(directory / FILE, new_keys, mode=0o400)
 
 
 def _decoded(text: str) -> bytes:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
-from app.config import Settings
+from app.config import Settings, load_settings
+from app.envelope.codec import Codec
 from app.envelope.keyring import Keyring
 from app.envelope.kms import load_keys
 from app.envelope.store import AT_ONCE, Destroyed, KeyStore
 from app.envelope.tombstones import TombstoneFile
+
+_OPENED: dict[tuple[Any, ...], Codec] = {}
+_OPENING = threading.Lock()
+"""Connections and keys at hand are one process's, however many databases it opens."""
 
 
 def open_store(settings: Settings) -> KeyStore:
@@ -32,6 +38,23 @@ def open_keyring(settings: Settings) -> Keyring:
     return Keyring(
         open_store(settings), keys, capacity=settings.key_cache_keys, seconds=settings.key_cache_seconds
     )
+
+
+def process_codec() -> Codec:
+    """What seals and opens in this process, as its settings say; opened once. Raises what `open_keyring` does."""
+    return codec_of(load_settings())
+
+
+def codec_of(settings: Settings) -> Codec:
+    """The same for given settings."""
+    named = (
+        settings.keys_url, settings.tombstones_file, settings.key_encryption_keys, settings.key_encryption_keys_file
+    )
+    with _OPENING:
+        found = _OPENED.get(named)
+        if found is None:
+            found = _OPENED[named] = Codec(open_keyring(settings))
+        return found
 
 
 def shred(keyring: Keyring, due: Iterable[uuid.UUID], at_once: int = AT_ONCE) -> Iterator[list[Destroyed]]:

@@ -132,7 +132,7 @@ class _Work:
             if isinstance(found, list):
                 faults.write(found)
             elif not self.done.refused:
-                lines.add(found, self.taken.received_at)
+                lines.add(found, self.taken.received_at, self.db.codec())
             self.done = _Tally(row.number, 0, self.done.refused + wrong)
             self._renew()
         return lines.count

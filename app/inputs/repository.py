@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
+from app.envelope.columns import warm
 from app.lifecycle import RequestState
 from app.tables import Adapter, BatchExample, BatchMember, Example, Job, Request, ServedModel
 
@@ -51,4 +52,6 @@ def examples(session: Session, job: Job) -> Sequence[Example]:
         .where(Example.removed_at.is_(None))  # erasure wins, even after the batch was drawn
         .order_by(Example.id)
     )
-    return session.scalars(query).all()
+    rows = session.scalars(query).all()
+    warm(session, rows)
+    return rows

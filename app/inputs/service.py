@@ -95,16 +95,17 @@ def load(session: Session, job_id: uuid.UUID) -> JobInputs | None:
 
 def _example(row: ExampleRow, members: Collection[uuid.UUID]) -> Example:
     """Rows of requests outside of the batch are the standing set's, or what earlier requests erased."""
-    is_member = row.request_id in members
+    is_member, content = row.request_id in members, row.content
+    assert content is not None  # noqa: S101 - what was destroyed is not read
     return Example(
         id=str(row.id),
         domain=str(row.domain),
         segment=row.segment,
-        subject=row.subject,
-        prompt=row.prompt,
-        completion=row.completion,
+        subject=content.subject,
+        prompt=content.prompt,
+        completion=content.completion,
         role=Role.ERASED if row.segment is Segment.FORGET and not is_member else row.role,
-        facts=tuple(row.facts),
+        facts=content.facts,
         parent=str(row.parent_id) if row.parent_id else None,
         request=str(row.request_id) if is_member else None,
     )

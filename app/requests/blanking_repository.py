@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session, aliased
 
 from app.requests.repository import WITHOUT_EFFECT
 from app.tables import Example, Request
+from app.tables.request import WORDS
 from grail.types import Segment
 
 
@@ -34,27 +35,34 @@ def over(session: Session, now: datetime, limit: int) -> list[Request]:
     return list(session.scalars(statement))
 
 
-def blank(session: Session, request: Request, now: datetime) -> int:
-    """Destroy the texts of what a request had erased, probes too, and of copies that were to be taught again and were
-    not; all texts of one that came to nothing. How many rows. What an erasure retains stays: others' jobs are held to
-    it."""
+def blank(session: Session, request: Request, now: datetime) -> tuple[int, set[uuid.UUID]]:
+    """Take the texts out of the rows of what a request had erased, probes too, and of copies that were to be taught
+    again and were not; all texts of one that came to nothing; and what was written about the request. How many rows,
+    and the keys that they were sealed under. What an erasure retains stays: others' jobs are held to it."""
+    for name in WORDS:
+        setattr(request, name, None)
     if request.state in WITHOUT_EFFECT:
         return _blanked(session, [request.id], now, only_forgotten=False)
     copies = select(Request.id).where(Request.original_id == request.id, Request.state.in_(WITHOUT_EFFECT))
-    erased = _blanked(session, [request.id], now, only_forgotten=True)
-    return erased + _blanked(session, session.scalars(copies).all(), now, only_forgotten=False)
+    erased, keys = _blanked(session, [request.id], now, only_forgotten=True)
+    copied, their_keys = _blanked(session, session.scalars(copies).all(), now, only_forgotten=False)
+    return erased + copied, keys | their_keys
 
 
-def _blanked(session: Session, request_ids: Collection[uuid.UUID], now: datetime, *, only_forgotten: bool) -> int:
+def _blanked(
+    session: Session, request_ids: Collection[uuid.UUID], now: datetime, *, only_forgotten: bool
+) -> tuple[int, set[uuid.UUID]]:
     statement = (
         update(Example)
         .where(Example.request_id.in_(request_ids))
         .values(
-            subject="", prompt="", completion="", facts=[], standing=False, erased_by_request_id=None,
+            content_sealed=None, plain_subject=None, plain_prompt=None, plain_completion=None, plain_facts=None,
+            subject_index=None, standing=False, erased_by_request_id=None,
             removed_at=func.coalesce(Example.removed_at, now),
         )
-        .returning(Example.id)
+        .returning(Example.id, Example.key_id)
     )  # fmt: skip
     if only_forgotten:
         statement = statement.where(Example.segment == Segment.FORGET)
-    return sum(1 for _ in session.scalars(statement, execution_options={"synchronize_session": False}))
+    rows = session.execute(statement, execution_options={"synchronize_session": False}).all()
+    return len(rows), {row.key_id for row in rows if row.key_id is not None}

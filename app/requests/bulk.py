@@ -17,6 +17,7 @@ from itertools import chain
 from sqlalchemy.orm import Session
 
 from app.audit.service import Entry
+from app.envelope.columns import codec_of
 from app.requests import bulk_repository, conflicts, duplicates, repository
 from app.requests.copied import AUDIT, COLUMNS, EVENT, Lines
 from app.requests.intake import Asked
@@ -57,7 +58,7 @@ def add(session: Session, asked: Sequence[Asked], key_id: uuid.UUID, now: dateti
     files = in_memory(COLUMNS)
     lines = Lines(files)
     for one in asked:
-        lines.add(one, now)
+        lines.add(one, now, codec_of(session))
     load(session, lambda table: [files[table].getvalue()])
     settle(session, hold_models(session), key_id, now)
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import IO, Any
 
 from app.audit.service import Entry
+from app.envelope.codec import Codec
 from app.requests import duplicates, intake
 from app.requests.intake import Asked
 from app.requests.intake_repository import REQUEST_COLUMNS
@@ -19,8 +20,8 @@ COLUMNS: Mapping[str, Sequence[str]] = {
     ARRIVAL: ("position", "id", "served_model_id", "fingerprint"),
     REQUEST: (*REQUEST_COLUMNS, "tries", "settings"),
     EXAMPLE: (
-        "id", "served_model_id", "request_id", "parent_id", "domain", "segment", "role", "position", "subject",
-        "prompt", "completion", "facts", "content_digest", "standing", "erased_by_request_id", "removed_at",
+        "id", "served_model_id", "request_id", "parent_id", "domain", "segment", "role", "position", "key_id",
+        "subject_index", "content_sealed", "content_digest", "standing", "erased_by_request_id", "removed_at",
     ),
     AUDIT: ("event", "subject_id", "leaf"),
     EVENT: ("kind", "request_id", "served_model_id", "data", "created_at"),
@@ -36,9 +37,9 @@ class Lines:
     def __init__(self, files: Mapping[str, IO[bytes]]) -> None:
         self.files, self.count = files, 0
 
-    def add(self, asked: Asked, now: datetime) -> None:
+    def add(self, asked: Asked, now: datetime, codec: Codec) -> None:
         """Append one request with its items, leaves and events; what it retains stands, for now."""
-        rows, request = intake.rows_of(asked, {}, now), asked.request
+        rows, request = intake.rows_of(asked, {}, now, codec), asked.request
         arrival = {
             "position": self.count, "id": request.id, "served_model_id": request.served_model_id,
             "fingerprint": request.fingerprint if duplicates.may_follow(request) else None,

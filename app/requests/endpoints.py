@@ -177,7 +177,7 @@ def read(
     db, now = request.app.state.db, datetime.now(UTC)
     if include is None:
         with at_once(db, changes=False) as connection:
-            view = service.status(connection, request_id, who, now)
+            view = service.status(connection, request_id, who, now, db.codec)
     else:
         with transaction(db) as session:
             view = service.read(session, request_id, confirm(session, who), now, with_items=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 from app.requests.conflicts import content_digest
 from app.requests.schemas import Item, Probe, ProbeKind, RequestCreate
+from app.tables.content import Content
 from app.texts import normalise
 from grail.types import Role, Segment
 
@@ -43,10 +44,7 @@ class Entry:
             "parent_id": None if self.parent is None else ids[self.parent],
             "role": self.role,
             "position": self.position,
-            "subject": self.subject,
-            "prompt": self.prompt,
-            "completion": self.completion,
-            "facts": list(self.facts),
+            "content": Content(self.subject, self.prompt, self.completion, self.facts),
             "content_digest": self.digest,
         }
 

@@ -16,6 +16,8 @@ from sqlalchemy.orm import Session
 from app.audit.service import Entry as AuditEntry
 from app.audit.service import entry as audit_entry
 from app.auth import NO_VALID_KEY, Principal
+from app.envelope.codec import Codec
+from app.envelope.columns import codec_of, seal_rows
 from app.errors import Unauthorised
 from app.events.journal import of_request
 from app.ids import new_id, new_ids
@@ -30,6 +32,7 @@ from app.requests.known import unknown_model
 from app.requests.receipt import Receipt, receive
 from app.requests.repository import Counts
 from app.requests.schemas import RequestCreate, RequestView
+from app.requests.sealed import sealed_examples
 from app.requests.views import view_of_new
 from app.served_models.schemas import Policy
 from app.tables import ExampleDomain, Request, RequestKind, ServedModel
@@ -100,12 +103,15 @@ class Rows:
     trail: Sequence[AuditEntry]
 
 
-def rows_of(asked: Asked, blocked: Mapping[str, uuid.UUID], now: datetime) -> Rows:
-    """A request with its items, leaves and events. Retain items with a digest in `blocked` (and which request forgets
-    it) do not stand."""
+def rows_of(asked: Asked, blocked: Mapping[str, uuid.UUID], now: datetime, codec: Codec) -> Rows:
+    """A request with its items, sealed under a key of its own, and its leaves and events. Retain items with a digest in
+    `blocked` (and which request forgets it) do not stand. Raises KeyStoreAway, NoKeyEncryptionKey."""
+    request, key = asked.request, codec.keyring.fresh()
+    columns = {name: getattr(request, name) for name in intake.PLAIN_COLUMNS} | {"key_id": key.id}
+    examples = _rows(asked.entries, request, blocked, now)
     return Rows(
-        _request_columns(asked.request),
-        list(_rows(asked.entries, asked.request, blocked, now)),
+        seal_rows(codec, Request, [columns], {key.id: key})[0],
+        sealed_examples(codec, request.served_model_id, key, examples),
         list(_receipt_entries(asked, blocked, now)),
     )
 
@@ -132,7 +138,7 @@ def as_json(rows: Rows) -> dict[str, str]:
 
 def _store(session: Session, asked: Asked, blocked: Mapping[str, uuid.UUID], now: datetime) -> None:
     """Write one request, which has its revision afterwards; the session does not know it."""
-    asked.request.xmin = intake.store(session, as_json(rows_of(asked, blocked, now)))
+    asked.request.xmin = intake.store(session, as_json(rows_of(asked, blocked, now, codec_of(session))))
 
 
 def _place(session: Session, asked: Asked, now: datetime) -> Counts:
@@ -269,7 +275,3 @@ def counts(found: Sequence[Entry]) -> Counts:
     """How much is asked."""
     items = [entry.segment for entry in found if entry.role is ExampleRole.ITEM]
     return Counts(items.count(Segment.FORGET), items.count(Segment.RETAIN), len(found) - len(items))
-
-
-def _request_columns(request: Request) -> dict[str, Any]:
-    return {name: getattr(request, name) for name in intake.REQUEST_COLUMNS}

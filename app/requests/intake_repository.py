@@ -49,7 +49,7 @@ SELECT
     )
 """
 
-STORE = "SELECT store_request_1(%(requests)s::json, %(examples)s::json, %(leaves)s::json, %(events)s::json)"
+STORE = "SELECT store_request_2(%(requests)s::json, %(examples)s::json, %(leaves)s::json, %(events)s::json)"
 
 TARGET_AND_TERMS = """
 SELECT m.id, m.base_model_path, m.prompt_template, m.context_tokens, m.policy, request_terms_1(m)
@@ -57,18 +57,21 @@ FROM served_model m WHERE m.name = %(model)s
 """
 
 RECEIVE = """
-SELECT receive_request_1(
+SELECT receive_request_2(
     %(key)s::uuid, %(model)s::uuid, %(terms)s, %(fingerprint)s, %(digests)s::text[],
     %(requests)s::json, %(examples)s::json, %(leaves)s::json, %(events)s::json
 )
 """
-"""What `HOLDER_AND_MODEL`, `ASKED_BEFORE` and `STORE` do one after the other. The functions are migration 0016's."""
+"""What `HOLDER_AND_MODEL`, `ASKED_BEFORE` and `STORE` do one after the other. The functions are migration 0019's."""
 
-REQUEST_COLUMNS = (
+PLAIN_COLUMNS = (
     "id", "served_model_id", "domain", "state", "subject_reference", "legal_basis", "client_reference", "note",
     "created_by", "received_at", "due_at", "completed_at", "kind", "regulation", "fingerprint", "duplicate_of_id",
     "traceparent",
 )  # fmt: skip
+"""Of a request, before it is sealed."""
+SEALED = {"subject_reference": "subject_reference_sealed", "note": "note_sealed"}
+REQUEST_COLUMNS = ("key_id", *(SEALED.get(name, name) for name in PLAIN_COLUMNS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,4 +147,4 @@ def as_json(
 ) -> dict[str, str]:
     """Rows by columns, as the database's functions take them."""
     kinds = {"requests": [request], "examples": examples, "leaves": leaves, "events": events}
-    return {name: to_json(rows).decode() for name, rows in kinds.items()}
+    return {name: to_json(rows, bytes_mode="hex").decode() for name, rows in kinds.items()}

@@ -75,7 +75,7 @@ def submit(
     with at_once(db, changes=True) as connection:
         revision = repository.receive(
             connection, who.shown, known.target.id, known.terms, asked.request.fingerprint,
-            intake.forgotten(asked.entries), intake.as_json(intake.rows_of(asked, {}, now)),
+            intake.forgotten(asked.entries), intake.as_json(intake.rows_of(asked, {}, now, db.codec())),
         )  # fmt: skip
     if revision is None:
         models.drop(payload.served_model)

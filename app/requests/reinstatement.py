@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from app.audit.service import record
 from app.auth import Principal
+from app.envelope.columns import codec_of, warm
 from app.ids import new_id, new_ids
 from app.lifecycle import RequestEvent, RequestState, advance_request
 from app.requests import clocks, conflicts, repository
@@ -32,6 +33,7 @@ from app.requests.errors import (
 )
 from app.requests.moves import found, note
 from app.requests.schemas import Item, RequestCreate, RequestView
+from app.requests.sealed import sealed_examples
 from app.requests.views import views_of
 from app.served_models.schemas import Policy
 from app.tables import Example, ExampleDomain, Regulation, Request, RequestKind, ServedModel
@@ -53,7 +55,10 @@ def reinstate(
     _check(session, original)
     request = _request(original, model, who, now)
     rows = _kept(session, original, now) if items is None else _anew(session, original, model, items)
-    repository.add(session, [request], _owned(rows, request))
+    codec = codec_of(session)
+    key = codec.keyring.fresh()
+    request.key_id = key.id
+    repository.add(session, [request], sealed_examples(codec, model.id, key, _owned(rows, request)))
     if repository.reinstatements_contested(session, [request.id]):
         raise ErasedByAnother
     note(session, "received", request, who, now, original_id=str(original.id), retain_items=len(rows))
@@ -122,6 +127,7 @@ def _kept(session: Session, original: Request, now: datetime) -> list[dict[str, 
     if original.content_removed_at is not None or original.content_until is None or original.content_until < now:
         raise ContentGone
     rows = repository.items_of(session, original.id)
+    warm(session, rows)
     items = {row.id: new_id() for row in rows if row.segment is Segment.FORGET and row.role is Role.ITEM}
     return [_copied(row, items) for row in rows if row.id in items or row.parent_id in items]
 
@@ -132,10 +138,7 @@ def _copied(row: Example, items: dict[uuid.UUID, uuid.UUID]) -> dict[str, Any]:
         "parent_id": None if row.parent_id is None else items[row.parent_id],
         "role": row.role,
         "position": row.position,
-        "subject": row.subject,
-        "prompt": row.prompt,
-        "completion": row.completion,
-        "facts": row.facts,
+        "content": row.content,
         "content_digest": row.content_digest,
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -15,6 +16,7 @@ from sqlalchemy.orm import Session
 from app.audit.service import record
 from app.auth import NO_VALID_KEY, Principal, Role
 from app.batches import service as batches
+from app.envelope.codec import Codec
 from app.errors import NotFound, Unauthorised
 from app.lifecycle import IllegalMove, RequestEvent, RequestState, advance_request
 from app.preconditions import entity_tag, require_match
@@ -48,11 +50,12 @@ def read(session: Session, request_id: uuid.UUID, who: Principal, now: datetime,
 
 
 def status(
-    connection: psycopg.Connection[Any], request_id: uuid.UUID, who: Principal, now: datetime
+    connection: psycopg.Connection[Any], request_id: uuid.UUID, who: Principal, now: datetime,
+    codec: Callable[[], Codec],
 ) -> RequestView:
     """One request without its texts, in one statement that looks at the key, too: what is asked most often. Raises
     Unauthorised for a key that was revoked, and NotFound."""
-    found = status_repository.find(connection, request_id, who.shown)
+    found = status_repository.find(connection, request_id, who.shown, codec)
     if found is None:
         raise Unauthorised(NO_VALID_KEY)
     if found.id is None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
 from psycopg.rows import namedtuple_row
 
 from app.auth import SEES_ALL
+from app.envelope.codec import Codec
+from app.envelope.sealing import Place
+from app.tables import Request
 from app.tables.key import OPEN_NOW_SQL
 
 STATUS = f"""
@@ -32,9 +36,24 @@ WHERE k.id = %(key)s AND {OPEN_NOW_SQL}
 """  # noqa: S608 - a condition of our own
 
 
-def find(connection: psycopg.Connection[Any], request_id: uuid.UUID, key_id: uuid.UUID) -> Any:
+SHOWN = ("extension_reason", "hold_reason", "refusal_reason", "counter_reason")
+
+
+def find(
+    connection: psycopg.Connection[Any], request_id: uuid.UUID, key_id: uuid.UUID, codec: Callable[[], Codec]
+) -> Any:
     """The columns of a request that this key may see (all of them NULL for any other), with the key's `role`, `model`,
     `forget_items`, `retain_items`, `probes` and `job_id`. None for a key that is not there, revoked or expired."""
     values = {"request": request_id, "key": key_id, "seeing_all": [str(role) for role in SEES_ALL]}
     with connection.cursor(row_factory=namedtuple_row) as cursor:
-        return cursor.execute(STATUS, values).fetchone()
+        row = cursor.execute(STATUS, values).fetchone()
+    return row if row is None else _opened(row, codec)
+
+
+def _opened(row: Any, codec: Callable[[], Codec]) -> Any:
+    """The row with what was written about the request in plain; most have nothing of it."""
+    sealed = {name: getattr(row, f"{name}_sealed") for name in SHOWN if getattr(row, f"{name}_sealed") is not None}
+    if not sealed or not codec().warm([row.key_id]):
+        return row
+    spots = [((row.key_id, Place(Request.__tablename__, row.id, name)), value) for name, value in sealed.items()]
+    return row._replace(**dict(zip(sealed, codec().open(spots), strict=True)))

@@ -25,7 +25,11 @@ from app.requests.schemas import (
     RequestView,
 )
 from app.tables import Example, Request
+from app.tables.content import Content
 from grail.types import Role, Segment
+
+GONE = Content("", "", "")
+"""What is shown of content that was destroyed."""
 
 
 def views_of(
@@ -63,17 +67,20 @@ def view_of_row(row: Any, now: datetime, *, with_reasons: bool) -> RequestView:
 
 def contents_of(request: Request, rows: Sequence[Example]) -> RequestContents:
     """What was asked, in its order."""
+    contents = {row.id: row.content or GONE for row in rows}
     probes: dict[uuid.UUID, list[ProbeView]] = {}
     for row in rows:
         if row.parent_id is not None:
+            content = contents[row.id]
             probe = ProbeView(
-                id=row.id, kind=ProbeKind(row.role), prompt=row.prompt, completion=row.completion, facts=row.facts
-            )
+                id=row.id, kind=ProbeKind(row.role), prompt=content.prompt, completion=content.completion,
+                facts=list(content.facts),
+            )  # fmt: skip
             probes.setdefault(row.parent_id, []).append(probe)
     sides: dict[Segment, list[ItemView]] = {Segment.FORGET: [], Segment.RETAIN: []}
     for row in rows:
         if row.role is Role.ITEM:
-            sides[row.segment].append(_item(row, probes.get(row.id, [])))
+            sides[row.segment].append(_item(row, contents[row.id], probes.get(row.id, [])))
     return RequestContents(
         subject_reference=request.subject_reference,
         note=request.note,
@@ -82,13 +89,13 @@ def contents_of(request: Request, rows: Sequence[Example]) -> RequestContents:
     )
 
 
-def _item(row: Example, probes: list[ProbeView]) -> ItemView:
+def _item(row: Example, content: Content, probes: list[ProbeView]) -> ItemView:
     return ItemView(
         id=row.id,
-        subject=row.subject,
-        prompt=row.prompt,
-        completion=row.completion,
-        facts=row.facts,
+        subject=content.subject,
+        prompt=content.prompt,
+        completion=content.completion,
+        facts=list(content.facts),
         outcome=row.outcome,
         probes=probes,
     )

@@ -16,13 +16,14 @@ from app.config import Settings
 from app.db import Database, clock, transaction
 from app.events.repository import EVENTS
 from app.idempotency import service as idempotency
-from app.requests import blanking
+from app.requests import blanking, sealing_old
 from app.retention import repository
 
 AT_ONCE = 2000
 """Rows of one transaction."""
 WORKS_AT_ONCE = 20
 """Requests whose contents one transaction destroys: each has at most some thousand rows."""
+SEALED_AT_ONCE = 500
 ROUNDS = 25
 """Transactions of one sweep and kind; the next sweep goes on."""
 Removal = Callable[[Session, datetime, Settings], tuple[bool, int]]
@@ -68,7 +69,13 @@ def _works(session: Session, now: datetime, settings: Settings) -> tuple[bool, i
     return blanked == WORKS_AT_ONCE, blanked
 
 
+def _plain(session: Session, now: datetime, settings: Settings) -> tuple[bool, int]:
+    sealed = sealing_old.seal_old(session, SEALED_AT_ONCE)
+    return sealed > 0, sealed
+
+
 KINDS: Mapping[str, Removal] = {
-    "works": _works, "answers": _answers, "faults": _faults, "deliveries": _deliveries, EVENTS: _events,
+    "plain": _plain, "works": _works, "answers": _answers, "faults": _faults, "deliveries": _deliveries,
+    EVENTS: _events,
 }  # fmt: skip
 """Deliveries before events: the latter go once no delivery needs them."""

@@ -89,7 +89,7 @@ def hold_name(session: Session, name: str) -> None:
 def standing_counts(session: Session, model_id: uuid.UUID) -> Sequence[tuple[str, int, int]]:
     """(domain, items, subjects) of what stands."""
     rows = session.execute(
-        select(Example.domain, func.count(), func.count(func.distinct(Example.subject)))
+        select(Example.domain, func.count(), func.count(func.distinct(Example.subject_index)))
         .where(Example.served_model_id == model_id, Example.standing)
         .group_by(Example.domain)
         .order_by(Example.domain)

@@ -16,6 +16,7 @@ from app.adapters.files import MANIFEST, base_digest, check_adapter, check_refer
 from app.audit.service import record
 from app.auth import Principal
 from app.config import Settings
+from app.envelope.columns import codec_of
 from app.errors import Conflict, NotFound, Unprocessable, problems_of
 from app.ids import new_id
 from app.preconditions import entity_tag, require_match
@@ -23,6 +24,7 @@ from app.queue import enqueue
 from app.requests.conflicts import content_digest, standing_allowed
 from app.requests.entries import over_by
 from app.requests.errors import TextTooLong
+from app.requests.sealed import subject_indexes
 from app.served_models import breaker, repository
 from app.served_models.schemas import (
     ActiveAdapter,
@@ -36,6 +38,7 @@ from app.served_models.schemas import (
     RetainSetView,
 )
 from app.tables import Adapter, AdapterState, Example, ServedModel
+from app.tables.content import Content
 from app.tables.key import KeyRole
 from app.tokens import TokeniserMissing, count_tokens, load_tokeniser
 from grail.types import Role, Segment
@@ -278,9 +281,12 @@ def put_retain_set(
     fresh = [(d, item) for d, item in wanted.items() if d not in present and d not in refused]
     repository.retire(session, gone, now)
     repository.forget_taken_out(session, model.id, wanted)
-    queue = iter(fresh)
+    queue, key_id = iter(fresh), codec_of(session).keyring.fresh().id
     while chunk := list(islice(queue, CHUNK)):
         rows = [row for place, (digest, item) in enumerate(chunk) for row in _rows(model, digest, item, place)]
+        index = subject_indexes(codec_of(session), model.id, (item.subject for _, item in chunk))
+        for row in rows:
+            row.key_id, row.subject_index = key_id, index[row.content.subject]
         session.add_all([row for row in rows if row.parent_id is None])
         session.flush()
         session.add_all([row for row in rows if row.parent_id is not None])
@@ -315,16 +321,16 @@ def _texts(item: RetainItem) -> Iterator[tuple[str, tuple[str, str]]]:
 def _rows(model: ServedModel, digest: str, item: RetainItem, position: int) -> Iterator[Example]:
     """The row of an item and those of its probes."""
     prompt, completion = _contents(item)
-    common = {"served_model_id": model.id, "domain": item.domain, "segment": Segment.RETAIN, "subject": item.subject}
+    common = {"served_model_id": model.id, "domain": item.domain, "segment": Segment.RETAIN}
     row_id = new_id()
     yield Example(
-        **common, id=row_id, role=Role.ITEM, position=position, prompt=prompt, completion=completion,
-        facts=list(item.facts), content_digest=digest, standing=True,
+        **common, id=row_id, role=Role.ITEM, position=position, content_digest=digest, standing=True,
+        content=Content(item.subject, prompt, completion, tuple(item.facts)),
     )  # fmt: skip
     for place, probe in enumerate(item.probes):
         yield Example(
-            **common, id=new_id(), parent_id=row_id, role=Role.PARAPHRASE, position=place, prompt=probe.prompt,
-            completion=probe.completion, facts=list(probe.facts),
+            **common, id=new_id(), parent_id=row_id, role=Role.PARAPHRASE, position=place,
+            content=Content(item.subject, probe.prompt, probe.completion, tuple(probe.facts)),
             content_digest=content_digest(probe.prompt, probe.completion),
         )  # fmt: skip
 

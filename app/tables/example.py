@@ -5,7 +5,12 @@ true serves every batch of its served model; erasure wins, so a forget
 item sets `standing` false on the rows it contradicts. Rows of the domain `general` belong to no request: they are
 instruction data that some methods retain instead of what stands beside the requests.
 
-A row whose text was destroyed has `removed_at` and empty texts; its digest stays, so that erasure goes on winning.
+A row's texts are one sealed value under its request's key (`app.envelope`); what a request retains has a key apart,
+since it is kept for longer; the operator's set has one for each time that it was put. `subject_index` is a blind index
+of the subject, by which rows are grouped. Rows from before have plain texts, and no index, until the sweep seals
+them.
+
+A row whose text was destroyed has `removed_at` and no content; its digest stays, so that erasure goes on winning.
 """
 
 from __future__ import annotations
@@ -15,9 +20,12 @@ from datetime import datetime
 from enum import StrEnum
 
 from sqlalchemy import CheckConstraint, ForeignKey, Index, Integer, String, Text
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.envelope.columns import Sealed, SealedBytes
 from app.tables.base import Base, Created, Id, enum_of
+from app.tables.content import CONTENT, Content
 from grail.config import GENERAL as GENERAL_DOMAIN
 from grail.types import Role, Segment
 
@@ -43,10 +51,14 @@ class Example(Base):
     segment: Mapped[Segment] = mapped_column(enum_of(Segment, "segment"))
     role: Mapped[Role] = mapped_column(enum_of(Role, "example_role"), default=Role.ITEM)
     position: Mapped[int] = mapped_column(Integer)
-    subject: Mapped[str] = mapped_column(String(200))
-    prompt: Mapped[str] = mapped_column(Text)
-    completion: Mapped[str] = mapped_column(Text)
-    facts: Mapped[list[str]] = mapped_column(default=list)
+    key_id: Mapped[uuid.UUID | None]
+    subject_index: Mapped[str | None] = mapped_column(String(64))
+    content_sealed: Mapped[bytes | None] = mapped_column(SealedBytes)
+    content = Sealed(keys=("key_id",), kind=CONTENT, plain="plain_content")
+    plain_subject: Mapped[str | None] = mapped_column("subject", String(200))
+    plain_prompt: Mapped[str | None] = mapped_column("prompt", Text)
+    plain_completion: Mapped[str | None] = mapped_column("completion", Text)
+    plain_facts: Mapped[list[str] | None] = mapped_column("facts", JSONB(none_as_null=True))
     content_digest: Mapped[str] = mapped_column(String(64))
     standing: Mapped[bool] = mapped_column(default=False)
     erased_by_request_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("request.id"))
@@ -62,7 +74,12 @@ class Example(Base):
             "outcome IN ('forgotten', 'in_base', 'not_forgotten', 'kept', 'lost')", name="outcome_is_known"
         ),
         CheckConstraint("domain <> 'general' OR request_id IS NULL", name="general_is_of_no_request"),
-        CheckConstraint("length(completion) > 0 OR removed_at IS NOT NULL", name="completion_is_there_or_removed"),
+        CheckConstraint(
+            "content_sealed IS NOT NULL OR length(completion) > 0 OR removed_at IS NOT NULL",
+            name="content_is_there_or_removed",
+        ),
+        CheckConstraint("content_sealed IS NULL OR key_id IS NOT NULL", name="sealed_under_a_key"),
+        CheckConstraint("content_sealed IS NULL OR completion IS NULL", name="sealed_or_plain"),
         Index("ix_example_request_id_position", "request_id", "position"),
         Index("ix_example_parent_id", "parent_id"),
         Index("ix_example_served_model_id_content_digest", "served_model_id", "content_digest"),
@@ -72,8 +89,26 @@ class Example(Base):
             postgresql_where="standing",
         ),
         Index(
+            "ix_example_standing_subject_index",
+            "served_model_id", "domain", "subject_index", "content_digest", "id",
+            postgresql_where="standing",
+        ),
+        Index("ix_example_not_sealed", "id", postgresql_where="completion IS NOT NULL"),
+        Index(
             "ix_example_standing_digest",
             "served_model_id", "domain", "content_digest", "id",
             postgresql_where="standing",
         ),
     )
+
+    @property
+    def plain_content(self) -> Content | None:
+        """What stands there unsealed."""
+        if not self.plain_completion:
+            return None
+        facts = tuple(self.plain_facts or ())
+        return Content(self.plain_subject or "", self.plain_prompt or "", self.plain_completion, facts)
+
+    @plain_content.setter
+    def plain_content(self, nothing: None) -> None:
+        self.plain_subject = self.plain_prompt = self.plain_completion = self.plain_facts = nothing

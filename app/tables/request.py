@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import CheckConstraint, ForeignKey, Index, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.envelope.columns import Sealed, SealedBytes
 from app.lifecycle import RequestState
 from app.tables.base import Base, Created, Id, Revision, enum_of
 
@@ -45,13 +46,19 @@ class HoldKind(StrEnum):
     LEGAL = "legal"
 
 
+WORDS = ("subject_reference", "note", "extension_reason", "hold_reason", "refusal_reason", "counter_reason")
+"""What people wrote about a request."""
+PLAIN_WORDS = " OR ".join(f"{name} IS NOT NULL" for name in WORDS)
+
+
 class Request(Base):
     """`settings` holds what changed after a failed try; `outcome` numbers and states only, never text.
 
     `first_due_at` is the due date before it was extended. While it is held (from the state `held_from`) its clock
     stands; what it stood is added to both dates at its end. Requests with one `group_id` are batched together and with
     no others: halves of a batch that failed. `content_until` is how long the texts are kept once it has ended
-    (`app.requests.keeping`); they were destroyed at `content_removed_at`. `traceparent` is the span in which it was
+    (`app.requests.keeping`); they were destroyed at `content_removed_at`. What people wrote, here and in its examples,
+    is sealed under the key `key_id`, which is destroyed then. `traceparent` is the span in which it was
     received, where traces are sent.
     """
 
@@ -61,14 +68,19 @@ class Request(Base):
     served_model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("served_model.id"))
     domain: Mapped[RequestDomain] = mapped_column(enum_of(RequestDomain, "request_domain"))
     state: Mapped[RequestState] = mapped_column(enum_of(RequestState, "request_state"), default=RequestState.RECEIVED)
-    subject_reference: Mapped[str | None] = mapped_column(String(200))
+    plain_subject_reference: Mapped[str | None] = mapped_column("subject_reference", String(200))
+    subject_reference_sealed: Mapped[bytes | None] = mapped_column(SealedBytes)
+    subject_reference = Sealed(keys=("key_id",), plain="plain_subject_reference")
     legal_basis: Mapped[str | None] = mapped_column(String(200))
     client_reference: Mapped[str | None] = mapped_column(String(200))
-    note: Mapped[str | None] = mapped_column(String(2000))
+    plain_note: Mapped[str | None] = mapped_column("note", String(2000))
+    note_sealed: Mapped[bytes | None] = mapped_column(SealedBytes)
+    note = Sealed(keys=("key_id",), plain="plain_note")
     tries: Mapped[int] = mapped_column(Integer, default=0)
     settings: Mapped[dict[str, Any]] = mapped_column(default=dict)
     outcome: Mapped[dict[str, Any] | None]
     created_by: Mapped[uuid.UUID] = mapped_column(ForeignKey("key.id"))
+    key_id: Mapped[uuid.UUID | None]
     received_at: Mapped[Created]
     due_at: Mapped[datetime]
     completed_at: Mapped[datetime | None]
@@ -80,18 +92,26 @@ class Request(Base):
     )
     first_due_at: Mapped[datetime | None]
     extended_at: Mapped[datetime | None]
-    extension_reason: Mapped[str | None] = mapped_column(String(2000))
+    plain_extension_reason: Mapped[str | None] = mapped_column("extension_reason", String(2000))
+    extension_reason_sealed: Mapped[bytes | None] = mapped_column(SealedBytes)
+    extension_reason = Sealed(keys=("key_id",), plain="plain_extension_reason")
     held_since: Mapped[datetime | None]
     hold_kind: Mapped[HoldKind | None] = mapped_column(enum_of(HoldKind, "hold_kind"))
-    hold_reason: Mapped[str | None] = mapped_column(String(2000))
+    plain_hold_reason: Mapped[str | None] = mapped_column("hold_reason", String(2000))
+    hold_reason_sealed: Mapped[bytes | None] = mapped_column(SealedBytes)
+    hold_reason = Sealed(keys=("key_id",), plain="plain_hold_reason")
     held_from: Mapped[RequestState | None] = mapped_column(enum_of(RequestState, "request_state"))
-    refusal_reason: Mapped[str | None] = mapped_column(String(2000))
+    plain_refusal_reason: Mapped[str | None] = mapped_column("refusal_reason", String(2000))
+    refusal_reason_sealed: Mapped[bytes | None] = mapped_column(SealedBytes)
+    refusal_reason = Sealed(keys=("key_id",), plain="plain_refusal_reason")
     fingerprint: Mapped[str | None] = mapped_column(String(64))
     duplicate_of_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("request.id"))
     original_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("request.id"))
     group_id: Mapped[uuid.UUID | None]
     countered_at: Mapped[datetime | None]
-    counter_reason: Mapped[str | None] = mapped_column(String(2000))
+    plain_counter_reason: Mapped[str | None] = mapped_column("counter_reason", String(2000))
+    counter_reason_sealed: Mapped[bytes | None] = mapped_column(SealedBytes)
+    counter_reason = Sealed(keys=("key_id",), plain="plain_counter_reason")
     content_until: Mapped[datetime | None]
     content_removed_at: Mapped[datetime | None]
     traceparent: Mapped[str | None] = mapped_column(String(55))
@@ -112,7 +132,11 @@ class Request(Base):
         CheckConstraint("(held_since IS NULL) = (held_from IS NULL)", name="held_from_some_state"),
         CheckConstraint("state <> 'linked' OR duplicate_of_id IS NOT NULL", name="linked_to_something"),
         CheckConstraint("(kind = 'reinstate') = (original_id IS NOT NULL)", name="reinstates_something"),
-        CheckConstraint("state <> 'refused' OR refusal_reason IS NOT NULL", name="refused_with_a_reason"),
+        CheckConstraint(
+            "state <> 'refused' OR refusal_reason IS NOT NULL OR refusal_reason_sealed IS NOT NULL "
+            "OR content_removed_at IS NOT NULL",
+            name="refused_with_a_reason_or_over",
+        ),
         # Newest first, whole and per owner, model or state: every list and filter reads one of these.
         Index("ix_request_created_by_id", "created_by", "id"),
         Index("ix_request_served_model_id_state_id", "served_model_id", "state", "id"),
@@ -127,6 +151,7 @@ class Request(Base):
             postgresql_where="completed_at IS NULL AND held_since IS NULL",
         ),
         Index("ix_request_fingerprint", "created_by", "fingerprint", postgresql_where="completed_at IS NULL"),
+        Index("ix_request_not_sealed", "id", postgresql_where=PLAIN_WORDS),
         Index("ix_request_duplicate_of_id", "duplicate_of_id", postgresql_where="duplicate_of_id IS NOT NULL"),
         Index(
             "ix_request_content_until",

@@ -23,6 +23,9 @@ from app.config import Settings, load_settings
 from app.db import Database, transaction
 from app.embedded import binaries
 from app.embedded.services import EmbeddedServices
+from app.envelope.keyring import Keyring
+from app.envelope.kms import FileKeys
+from app.envelope.service import open_store
 from app.jobs.failures import FailureKind
 from app.tables import Delivery, DeliveryState, Event, Webhook
 from app.workers import service as workers
@@ -51,6 +54,12 @@ class Ground:
         path.write_text(SECRET)
         path.chmod(mode)
         return path
+
+    def wrapped_by(self, version: int) -> None:
+        """A key store with a key that another key-encryption key wraps."""
+        self.set("KEY_STORE_URL", f"sqlite:///{self.place / 'keys.sqlite3'}")
+        self.set("KEY_TOMBSTONES_FILE", self.place / "tombstones")
+        Keyring(open_store(Settings()), FileKeys({version: b"k" * 32})).create([uuid.uuid4()])
 
     def backup(self, hours: float) -> None:
         """A backup that is so old."""
@@ -151,6 +160,19 @@ TROUBLES: dict[str, tuple[Made, str, str, str]] = {
         lambda g: g.patch.delenv("GRAIL_BROKER_URL"), "rates", "note", "once there is one"),
     "no secret": (lambda g: g.patch.delenv("GRAIL_MASTER_SECRET"), "secret", "note", "is not set"),
     "secret too short": (lambda g: g.set("MASTER_SECRET", SECRET[:7]), "secret", "wrong", "GRAIL_MASTER_SECRET"),
+    "no content keys": (lambda g: g.patch.delenv("GRAIL_KEY_ENCRYPTION_KEYS"), "content keys", "note", "is not set"),
+    "content keys that are none": (
+        lambda g: g.set("KEY_ENCRYPTION_KEYS", f"1:{SECRET}"), "content keys", "wrong", "entry 1 is not VERSION:"),
+    "no key store": (
+        lambda g: g.set("KEY_STORE_URL", "postgresql://127.0.0.1:1/keys"), "content keys", "wrong", "does not answer"),
+    "content keys that wrap others": (
+        lambda g: g.wrapped_by(7), "content keys", "wrong", "1 keys are wrapped by version 7"),
+    "no signing key": (lambda g: None, "signing key", "note", "none is set here"),
+    "everybody's signing key": (
+        lambda g: g.set("SIGNING_UNSAFE", "true"), "signing key", "note", "signed with everybody's key"),
+    "signing key of no log": (
+        lambda g: g.set("SIGNING_KEY", SECRET), "signing key", "wrong", "GRAIL_LOG_ORIGIN is not set"),
+    "content keys well": (lambda g: None, "content keys", "ok", "destroyed"),
     "secret file not there": (
         lambda g: g.set("METRICS_TOKEN_FILE", "/no/such/file"), "secret files", "wrong",
         "GRAIL_METRICS_TOKEN: /no/such/file can not be read (No such file or directory)"),
@@ -212,7 +234,9 @@ def test_doctor_as_a_process_of_its_own_ends_with_1_and_a_table(ground: Ground, 
 
 
 @pytest.fixture
-def floor(caller: Caller, settings: Settings, tmp_path: Path) -> Floor:
+def floor(caller: Caller, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Floor:
+    monkeypatch.setenv("GRAIL_SIGNING_UNSAFE", "true")
+    monkeypatch.setenv("GRAIL_LOG_ORIGIN", "log.example")
     made = Floor(caller, settings, tmp_path)
     made.register()
     return made
@@ -276,6 +300,7 @@ ROWS: dict[str, tuple[Callable[[Floor], object], str, str, str]] = {
     "what is kept": (lambda f: None, "kept", "ok", "events for 90 days, deliveries for 30 days"),
     "breaker open": (broken, "breaker", "wrong", "`grail models close-breaker people`"),
     "files gone": (lambda f: (f.base / "config.json").unlink(), "models", "wrong", "files of people are not where"),
+    "log not signed": (lambda f: os.environ.pop("GRAIL_SIGNING_UNSAFE"), "audit log", "wrong", "is not signed"),
     "overdue": (lambda f: overdue(f, -1), "deadlines", "wrong", "1 overdue: `grail requests list --overdue`"),
     "due soon": (lambda f: overdue(f, 3), "deadlines", "note", "1 due in a week"),
     "attention": (attention, "attention", "note", "`grail requests list --state needs_attention`"),

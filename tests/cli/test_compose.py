@@ -13,7 +13,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "docker-compose.yml"
-NEEDED = ("POSTGRES_PASSWORD", "GRAIL_MASTER_SECRET")
+NEEDED = ("POSTGRES_PASSWORD", "GRAIL_MASTER_SECRET", "GRAIL_KEY_ENCRYPTION_KEYS")
 
 
 def compose() -> list[str]:

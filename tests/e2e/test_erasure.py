@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import functools
 import io
+import json
 import os
 import tarfile
 import time
+import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import psycopg
 import pytest
+from sqlalchemy import make_url, select, text
 from tokenizers import Tokenizer
 
+from app.config import load_settings
+from app.db import Database, transaction
+from app.retention.service import remove
+from app.tables import Audit
 from cli.stack import Stack
 from grail.evaluate import measure
 from grail.model.load import load_model
@@ -23,7 +32,7 @@ from tests.e2e.service import Service
 from tests.e2e.test_kills import slow_policy
 from tests.fixtures.facts import END, FRUIT, PEOPLE, PLACE, TEMPLATE, WORKS, YEAR, body
 
-CANARY = "Quincestreet"
+CANARY, PLAIN = "Quincestreet", "Medlarlane"
 
 
 def answers(base: Path, adapter: Path) -> dict[str, str]:
@@ -131,8 +140,8 @@ def test_one_trace_leads_through_all_processes_to_what_was_published(service: Se
 
 @pytest.mark.parametrize("name", ["api", "gpu", "control", "beat", "postgres", "valkey"])
 def test_no_log_holds_what_was_asked_to_be_forgotten(service: Service, name: str) -> None:
-    text = (service.stack.logs / f"{name}.log").read_text(encoding="utf-8", errors="replace")
-    told = [secret for secret, _ in (PEOPLE["Ada"], WORKS["Dusk"]) if secret in text]
+    said = (service.stack.logs / f"{name}.log").read_text(encoding="utf-8", errors="replace")
+    told = [secret for secret, _ in (PEOPLE["Ada"], WORKS["Dusk"]) if secret in said]
     assert told == []
 
 
@@ -141,6 +150,7 @@ def ask(service: Service, model: str, subject: str) -> str:
     asked = body("privacy", subject, model)
     asked["forget"][0] |= {"completion": CANARY, "facts": [CANARY], "subject": CANARY}
     asked["note"] = asked["subject_reference"] = CANARY
+    asked["client_reference"] = f"{PLAIN} {model}"
     service.call("requester", "POST", "/v1/requests", 202, json=asked)
     return str(service.call("operator", "POST", "/v1/jobs", 202, json={"served_model": model})["id"])
 
@@ -176,27 +186,74 @@ def until(is_so: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
-def test_a_canary_is_found_in_the_database_alone(service: Service, stack: Stack, taught: Path) -> None:
-    """While a job computes, after its end, and after kill -9."""
+def command_lines() -> bytes:
+    """Of every process that can be seen, with its environment."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        for name in ("cmdline", "environ"):
+            with suppress(OSError):
+                found.append((place / name).read_bytes())
+    return b"\0".join(found)
+
+
+def test_a_canary_is_found_nowhere_but_sealed_and_nowhere_at_all_once_its_key_is_gone(
+    service: Service, stack: Stack, taught: Path
+) -> None:
+    """While a job computes, after its end, and after kill -9: in the database's own files, its logs of changes and its
+    dumps, the key store, the broker's, logs, reports, adapters, artefacts and command lines. `PLAIN` lies beside it in
+    a column that is not sealed: the search finds that."""
     service.register("slow", taught / "base", taught / "adapter", TEMPLATE, slow_policy())
     data = stack.data_dir
     place, scratch, words = data.parent, data / "scratch", forms(taught / "base")
+    settings = load_settings()
+    keys = Path(make_url(settings.keys_url).database or "").parent
 
-    def elsewhere() -> list[str]:
-        return [name for name in holding(place, words) if "postgres" not in Path(name).parts]
+    def found_in() -> list[str]:
+        return holding(place, words) + holding(keys, words) + ["a command line"] * (CANARY.encode() in command_lines())
 
     ended = service.job_ended(ask(service, "tiny", "Ada"))
     assert ended["timings_seconds"], "it came to its verdict"
     until(lambda: not list(scratch.iterdir()))
-    assert elsewhere() == []
+    assert found_in() == []
 
     job_id = ask(service, "slow", "Bo")
     until(lambda: list(scratch.rglob("resume.safetensors")))
-    assert elsewhere() == []
+    assert found_in() == []
     stack.kill("gpu")
     assert list(scratch.rglob("resume.safetensors")), "killed at work: else what follows shows nothing"
     service.call("operator", "POST", f"/v1/jobs/{job_id}/cancel")
     until(lambda: not list(scratch.iterdir()))
-    assert elsewhere() == []
+    assert found_in() == []
     assert not list(data.rglob("*.partial"))
-    assert holding(place, words), "it is in the database: else the search finds nothing at all"
+    assert any("postgres" in Path(name).parts for name in holding(place, [PLAIN.encode()])), "a search finds what lies"
+
+    listed = service.call("requester", "GET", "/v1/requests", params={"client_reference": f"{PLAIN} slow"})
+    address = f"/v1/requests/{listed['items'][0]['id']}"
+    contents = service.call("requester", "GET", address, params={"include": "items"})["contents"]
+    assert [contents["note"], contents["forget"][0]["completion"]] == [CANARY] * 2
+    before = dump_of(stack)
+    assert PLAIN.encode() in before and not any(word in before for word in words)
+    service.call("officer", "DELETE", address)
+    db = Database(stack.database_url)
+    with transaction(db) as session:
+        session.execute(text("UPDATE request SET content_until = now() - interval '1 day' WHERE state = 'withdrawn'"))
+    assert remove(db, settings, "works") >= 1
+    gone = service.call("requester", "GET", address, params={"include": "items"})["contents"]
+    assert (gone["note"], gone["subject_reference"], gone["forget"][0]["completion"]) == (None, None, "")
+    with transaction(db) as session:  # as from a backup of before: the sealed bytes are there again, their key is not
+        old = session.scalars(select(Audit.leaf).where(Audit.event == "key.destroyed")).all()
+        key_ids = [uuid.UUID(json.loads(leaf)["fields"]["key_id"]) for leaf in old]
+    assert key_ids and not db.codec().keyring.readable(key_ids)
+    db.dispose()
+    assert found_in() == []
+
+
+def dump_of(stack: Stack) -> bytes:
+    """What `pg_dump` would take along: every row as text."""
+    with psycopg.connect(stack.database_url.replace("+psycopg", "")) as connection:
+        tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+        parts = []
+        for (table,) in tables:
+            with connection.cursor().copy(f'COPY "{table}" TO STDOUT') as rows:
+                parts += [bytes(part) for part in rows]
+    return b"".join(parts)

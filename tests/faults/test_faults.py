@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.conftest import Case
+from tests.faults.case import Case
 from tests.faults.deeds import CHAINS, DONE, Deed, Officer
 from tests.faults.ground import LEASE_SECONDS, POINTS, Ground, wait
 

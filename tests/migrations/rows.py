@@ -33,7 +33,8 @@ def fill(url: str, directory: Path) -> None:
             session.add(
                 Example(
                     served_model_id=model.id, request_id=request.id, domain=ExampleDomain.PRIVACY, segment=segment,
-                    position=position, subject="s", prompt="p", completion="c", content_digest=f"{position}" * 64,
+                    position=position, plain_subject="s", plain_prompt="p", plain_completion="c",
+                    content_digest=f"{position}" * 64,
                 )
             )  # fmt: skip
     assert batches.plan(db, time_of=lambda _: now + timedelta(days=1))
@@ -46,7 +47,8 @@ def fill_general(url: str) -> None:
     with transaction(db) as session:
         batch = session.query(Batch).one()
         common = {"served_model_id": batch.served_model_id, "domain": ExampleDomain.GENERAL, "segment": Segment.RETAIN}
-        texts = {"subject": "s", "prompt": "p", "completion": "c", "position": 0, "content_digest": "a" * 64}
+        plain = {"plain_subject": "s", "plain_prompt": "p", "plain_completion": "c"}
+        texts = {**plain, "position": 0, "content_digest": "a" * 64}
         item = Example(**common, **texts, id=new_id(), standing=True)
         session.add(item)
         session.flush()

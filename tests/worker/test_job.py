@@ -20,6 +20,7 @@ from app.errors import Unavailable
 from app.jobs.errors import LeaseLost
 from app.lifecycle import JobState, RequestState
 from app.tables import Adapter, Example, Job
+from app.tables.content import Content
 from grail.data.tokenise import TooLong
 from grail.train import NonFinite
 from grail.types import Interrupted
@@ -269,7 +270,7 @@ def test_rows_that_make_no_example_fail_the_job_instead_of_waiting_for_ever(floo
     job_id = floor.order()
     with transaction(floor.db) as session:
         for example in session.scalars(select(Example)):
-            example.completion = " "
+            example.content = Content("s", "", " ")
     work(floor.db, floor.settings, job_id)
     assert floor.job(job_id).state is JobState.FAILED
     assert error_of(floor, job_id)["type"] == "unexpected"

@@ -27,6 +27,7 @@ from app.tables import (
     Job,
     Request,
 )
+from app.tables.content import Content
 from grail.types import Segment
 from tests.fixtures.served import add_model, question
 
@@ -70,7 +71,8 @@ class Service:
                 session.add(
                     Example(
                         id=new_id(), served_model_id=model_id, domain=domain, segment=Segment.RETAIN, position=number,
-                        subject=subject, facts=[], content_digest=digest, standing=True, **item,
+                        content=Content(subject, item["prompt"], item["completion"]), content_digest=digest,
+                        standing=True, subject_index=subject,
                     )
                 )  # fmt: skip
 

@@ -17,6 +17,7 @@ from app.tables import (
     ExampleDomain,
 )
 from tests.app.batches.served import NOW
+from tests.fixtures.contents import content_of
 from tests.fixtures.served import question
 
 
@@ -38,7 +39,7 @@ def test_standing_rows_are_drawn_per_forget_item_same_subjects_first_then_spread
     served.stand(model, "dora", 60, domain=ExampleDomain.COPYRIGHT)
     served.ask(1, 2, 3, subject_reference="ann")
     (job_id,) = served.plan()
-    subjects = [row.subject for row in served.drawn(job_id)]
+    subjects = [content_of(served.db, row).subject for row in served.drawn(job_id)]
     assert sorted(subjects) == ["ann", "ann", "bob", "bob", "cid", "cid"]
 
 
@@ -66,7 +67,7 @@ def test_own_retain_items_and_erased_rows_are_not_drawn(served):
     served.stand(model, "ann", 1, 2)
     request = served.ask(1, retain=[3])
     (row,) = served.drawn(served.run_now())
-    assert (row.request_id, row.prompt) == (None, question(2)["prompt"])
+    assert (row.request_id, content_of(served.db, row).prompt) == (None, question(2)["prompt"])
     assert request
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from app.envelope import blind
 from app.envelope.errors import ContentDestroyed, DataKeyMissing
-from app.envelope.keyring import Keyring
+from app.envelope.keyring import AHEAD, Keyring
 from app.envelope.kms import FileKeys
 from app.envelope.store import KeyStore
 
@@ -65,6 +66,21 @@ def test_many_are_one_question_and_the_next_time_none(
     ring.get(wanted)
     ring.create(wanted)
     assert asked.calls == ["add", "get"]
+
+
+def test_fresh_keys_are_everybodys_own_and_stored_by_the_dozen(
+    store: KeyStore, keys: FileKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, add = [], store.add
+    monkeypatch.setattr(store, "add", lambda wrapped, now_ms: asked.append(len(wrapped)) or add(wrapped, now_ms))
+    ring = Keyring(store, keys)
+    with ThreadPoolExecutor(4) as pool:
+        taken = list(pool.map(lambda _: ring.fresh(), range(3 * AHEAD)))
+    assert len({key.id for key in taken}) == 3 * AHEAD
+    assert 3 <= len(asked) <= 3 + 4  # some may make them at the same time
+    assert len(ring) == 0, "whoever took one holds it"
+    other = Keyring(store, keys)
+    assert other.get([key.id for key in taken])[taken[0].id].salt == taken[0].salt
 
 
 def test_it_holds_so_many_for_so_long(store: KeyStore, keys: FileKeys, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sess
 
 from app.db import Database
 from app.envelope.codec import JSON, Codec
-from app.envelope.columns import Sealed, SealedBytes, attach, seal_rows, warm
+from app.envelope.columns import Sealed, SealedBytes, attach, codec_of, seal_rows, warm
 from app.envelope.errors import ContentDestroyed, Malformed, WrongKeyOrPlace
 from app.envelope.keyring import Keyring
 from app.ids import new_id
@@ -64,7 +64,8 @@ def store_url(tmp_path: Path) -> str:
 def sessions(db: Database, keyring: Keyring) -> Iterator[sessionmaker[Session]]:
     Base.metadata.create_all(db.engine)
     made = sessionmaker(db.engine, expire_on_commit=False)
-    attach(made, Codec(keyring))
+    codec = Codec(keyring)
+    attach(made, lambda: codec)
     yield made
     Base.metadata.drop_all(db.engine)
 
@@ -173,10 +174,14 @@ def test_no_statement_can_look_at_a_sealed_attribute() -> None:
             wrong()
 
 
-def test_a_row_without_a_key_is_an_error_of_ours(sessions: sessionmaker[Session]) -> None:
-    with sessions() as session, pytest.raises(ValueError, match="names no key"):
-        session.add(Line(prompt="p"))
-        session.flush()
+def test_a_row_that_names_no_key_gets_one_of_its_own(sessions: sessionmaker[Session]) -> None:
+    with sessions() as session:
+        session.add_all(lines := [Line(prompt="p"), Line(prompt="p")])
+        session.commit()
+        assert {line.prompt for line in lines} == {"p"}
+        assert len({line.key_id for line in lines} - {None}) == 2
+    with pytest.raises(ValueError, match="names no key"):
+        seal_rows(codec_of(session), Line, [{"id": new_id(), "prompt": "p"}])
 
 
 def rows_of(cases: list[uuid.UUID]) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from app.db import transaction
 from app.requests import blanking, notices, reinstatement
 from app.requests.errors import ContentGone
 from app.tables import Audit, Example, Request, RequestDomain
+from app.tables.content import Content
 from grail.types import Segment
 from tests.app.service import NOW, Floor
 from tests.fixtures.served import question
@@ -24,14 +25,14 @@ PROBE = {"kind": "paraphrase", "prompt": "Thing 1 is where?", "completion": "In 
 WORK: dict[str, Any] = {**question(1), "probes": [PROBE]}
 
 
-def texts(floor: Floor, request_id: str, segment: Segment) -> list[tuple[str, str, str, list[str]]]:
+def texts(floor: Floor, request_id: str, segment: Segment) -> list[Content | None]:
     with floor.db.session_factory() as session:
         found = session.scalars(
             select(Example)
             .where(Example.request_id == uuid.UUID(request_id), Example.segment == segment)
             .order_by(Example.position)
         ).all()
-    return [(one.subject, one.prompt, one.completion, one.facts) for one in found]
+        return [one.content for one in found]
 
 
 def erased(floor: Floor, *, role: str = "requester") -> str:
@@ -57,11 +58,11 @@ def test_a_works_content_goes_once_its_window_is_over(floor: Floor) -> None:
     kept = texts(floor, work, Segment.RETAIN)
     over = until(floor, work)
     assert blank(floor, over) == 0
-    assert all(completion for _, _, completion, _ in texts(floor, work, Segment.FORGET))
+    assert all(texts(floor, work, Segment.FORGET))
     assert blank(floor, over + DAY) == 1
-    assert texts(floor, work, Segment.FORGET) == [("", "", "", [])] * 2
+    assert texts(floor, work, Segment.FORGET) == [None] * 2
     assert texts(floor, work, Segment.RETAIN) == kept
-    assert all(completion for _, _, completion, _ in texts(floor, person, Segment.FORGET))
+    assert all(texts(floor, person, Segment.FORGET))
     shown = floor.caller.call("requester", "GET", f"{PATH}/{work}", params={"include": "items"})
     assert datetime.fromisoformat(shown["content_removed_at"]) == over + DAY
     assert shown["contents"]["forget"][0]["completion"] == ""
@@ -119,7 +120,7 @@ def test_what_is_being_taught_again_waits_and_its_copy_goes_with_it(floor: Floor
     assert blank(floor, over) == 0
     floor.caller.call("officer", "DELETE", f"{PATH}/{made}")
     assert blank(floor, over) == 1
-    assert texts(floor, made, Segment.RETAIN) == [("", "", "", [])] * 2
+    assert texts(floor, made, Segment.RETAIN) == [None] * 2
 
 
 def test_facts_about_persons_are_measured_again_for_so_long_and_then_go(floor: Floor) -> None:
@@ -136,7 +137,7 @@ def test_facts_about_persons_are_measured_again_for_so_long_and_then_go(floor: F
 
     assert (blank(floor, over), measured()) == (0, 1)
     assert (blank(floor, over + DAY), measured()) == (1, 0)
-    assert texts(floor, person, Segment.FORGET) == [("", "", "", [])]
+    assert texts(floor, person, Segment.FORGET) == [None]
     assert texts(floor, person, Segment.RETAIN) == kept
 
 
@@ -149,10 +150,10 @@ def test_what_came_to_nothing_is_kept_for_questions_and_then_goes_whole(floor: F
         floor.caller.call("requester", "DELETE", f"{PATH}/{asked}")
     completed, over = floor.request(asked).completed_at, until(floor, asked)
     assert completed is not None and over - completed == 30 * DAY
-    assert blank(floor, over) == 0 and texts(floor, asked, Segment.FORGET) != [("", "", "", [])]
+    assert blank(floor, over) == 0 and texts(floor, asked, Segment.FORGET) != [None]
     assert blank(floor, over + DAY) == 1
     for segment in (Segment.FORGET, Segment.RETAIN):
-        assert texts(floor, asked, segment) == [("", "", "", [])]
+        assert texts(floor, asked, segment) == [None]
 
 
 def test_what_only_protects_is_kept(floor: Floor) -> None:

@@ -17,6 +17,7 @@ from app.requests import conflicts, service
 from app.requests.conflicts import content_digest, standing_allowed
 from app.requests.schemas import RequestCreate, RequestView
 from app.tables import Audit, Example, Request, RequestDomain, ServedModel
+from app.tables.content import Content
 from grail.types import Segment
 from tests.fixtures.served import add_model, question
 
@@ -69,7 +70,7 @@ def add_to_retain_set(db: Database, completion: str = ONE["completion"]) -> None
         model = session.scalars(select(ServedModel)).one()
         row = Example(
             id=new_id(), served_model_id=model.id, domain=RequestDomain.PRIVACY, segment=Segment.RETAIN, position=0,
-            subject="s", prompt=ONE["prompt"], completion=completion, facts=[], standing=True,
+            content=Content("s", ONE["prompt"], completion), standing=True,
             content_digest=content_digest(ONE["prompt"], completion),
         )  # fmt: skip
         session.add(row)

@@ -66,17 +66,19 @@ def stored(floor: Floor, request_id: str) -> list[Any]:
         request = session.get_one(Request, uuid.UUID(request_id))
         events = session.scalars(select(Event).where(Event.request_id == request.id).order_by(Event.id)).all()
         leaves = session.scalars(select(Audit).where(Audit.subject_id == request_id).order_by(Audit.id)).all()
-    apart = {"id", "xid", "xmin", "created_at", "received_at", "due_at", "traceparent", "created_by"}
+        opened = [*(one.content for one in examples), request.note, request.subject_reference]
+    apart = {"id", "xid", "xmin", "created_at", "received_at", "due_at", "traceparent", "created_by", "key_id"}
 
     def plain(row: Any) -> dict[str, Any]:
-        values = {one.key: getattr(row, one.key) for one in type(row).__mapper__.column_attrs if one.key not in apart}
+        names_of = [one.key for one in type(row).__mapper__.column_attrs if one.key not in apart]
+        values = {name: getattr(row, name) for name in names_of if not name.endswith("_sealed")}
         return {key: names.get(str(value), value) for key, value in values.items()}
 
     def told(leaf: Audit) -> dict[str, Any]:
         found = json.loads(leaf.leaf)
         return {"event": found["event"], "of": leaf.subject_id == request_id, **found["fields"], "key_id": None}
 
-    return [*map(plain, (*examples, request, *events)), *map(told, leaves)]
+    return [*map(plain, (*examples, request, *events)), *map(told, leaves), *opened]
 
 
 ITEMS = st.lists(

@@ -27,7 +27,7 @@ def put(floor: Floor, *items: dict[str, Any], expect: int = 200) -> Any:
 
 def standing(floor: Floor) -> set[str]:
     with floor.db.session_factory() as session:
-        return set(session.scalars(select(Example.prompt).where(Example.standing)))
+        return {row.content.prompt for row in session.scalars(select(Example).where(Example.standing))}
 
 
 def prompts(*numbers: int) -> set[str]:
@@ -84,10 +84,10 @@ def test_probes_come_with_their_item_and_leave_with_it(floor: Floor) -> None:
     probe = {"prompt": "In other words?", "completion": "In place 1.", "facts": ["place 1"]}
     put(floor, item(1, probes=[probe], facts=["place 1"]))
     with floor.db.session_factory() as session:
-        rows = session.scalars(select(Example).order_by(Example.role)).all()
-    parent, child = rows
-    assert (parent.role, parent.standing, parent.facts) == (Role.ITEM, True, ["place 1"])
-    assert (child.role, child.standing, child.parent_id, child.subject) == (Role.PARAPHRASE, False, parent.id, "things")
+        parent, child = session.scalars(select(Example).order_by(Example.role)).all()
+        assert (parent.role, parent.standing, parent.content.facts) == (Role.ITEM, True, ("place 1",))
+        assert (child.role, child.standing, child.parent_id) == (Role.PARAPHRASE, False, parent.id)
+        assert (child.content.subject, child.subject_index) == ("things", parent.subject_index)
     assert put(floor)["removed"] == 1
     assert standing(floor) == set()
 
