@@ -58,11 +58,19 @@ class Database:
             },
         )
         self.session_factory = sessionmaker(self.engine, expire_on_commit=False)
-        self.codec = codec
-        attach(self.session_factory, codec)
+        self._open_codec = codec
+        self._codec: Codec | None = None
+        attach(self.session_factory, self.codec)
         self.reader = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         event.listen(self.engine, "checkout", _only_alive)
         event.listen(self.engine, "checkin", _note_time)
+
+    def codec(self) -> Codec:
+        """What seals and opens content; its keys are looked for when it is first needed. Raises what `open_keyring`
+        does."""
+        if self._codec is None:
+            self._codec = self._open_codec()
+        return self._codec
 
     def ping(self) -> None:
         """Raises Unavailable when the database does not answer."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -105,7 +106,8 @@ class Sealed:
     __hash__ = object.__hash__
 
 
-def sealed_fields(model: type) -> dict[str, Sealed]:
+@lru_cache(maxsize=64)
+def sealed_fields(model: type) -> Mapping[str, Sealed]:
     """The sealed attributes of a class of rows, by name."""
     return {name: one for of in model.__mro__ for name, one in vars(of).items() if isinstance(one, Sealed)}
 
