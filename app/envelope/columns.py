@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -106,10 +105,17 @@ class Sealed:
     __hash__ = object.__hash__
 
 
-@lru_cache(maxsize=64)
+_FIELDS: dict[type, Mapping[str, Sealed]] = {}
+"""Of each class that was asked for: to look through its attributes takes longer than to seal a row."""
+
+
 def sealed_fields(model: type) -> Mapping[str, Sealed]:
     """The sealed attributes of a class of rows, by name."""
-    return {name: one for of in model.__mro__ for name, one in vars(of).items() if isinstance(one, Sealed)}
+    found = _FIELDS.get(model)
+    if found is None:
+        found = {name: one for of in model.__mro__ for name, one in vars(of).items() if isinstance(one, Sealed)}
+        _FIELDS[model] = found
+    return found
 
 
 def seal_rows(
