@@ -4,6 +4,7 @@ template filled with the prompt (or one bos without a prompt) + completion + eos
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -37,9 +38,9 @@ def _load(path: str, modified_ns: int) -> Tokenizer:
 
 def load_tokeniser(base_model_path: str) -> Tokenizer:
     """The tokenizer beside a base model's weights. Raises TokeniserMissing."""
-    path = Path(base_model_path) / "tokenizer.json"
+    path = f"{base_model_path}/tokenizer.json"  # for each request that comes in: no Path is made of it
     try:
-        return _load(str(path), path.stat().st_mtime_ns)
+        return _load(path, os.stat(path).st_mtime_ns)
     except (OSError, ValueError) as error:
         raise TokeniserMissing(
             f"no readable tokenizer.json beside the base model ({type(error).__name__}): an operator has to restore it"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -18,6 +20,9 @@ from app.trust.canonical import canonical
 
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,199}")
 """Ids, states, digests, slugs, times: no spaces, so no sentence that a person wrote slips in."""
+
+SAFE = 2**53 - 1
+"""The largest whole number that JSON can be relied upon to hold."""
 
 LeafValue = str | int | float | bool | None
 
@@ -44,8 +49,17 @@ def entry(event: str, subject_id: str | None = None, at: datetime | None = None,
             raise NotForTheTrail(f"the field {name} of {event} is not an id, state, digest or number")
     at = at or datetime.now(UTC)
     moment = at.isoformat(timespec="microseconds")
-    leaf = canonical({"id": str(new_id()), "event": event, "subject_id": subject_id, "at": moment, "fields": fields})
+    leaf = plainly({"id": str(new_id()), "event": event, "subject_id": subject_id, "at": moment, "fields": fields})
     return Entry(event, subject_id, leaf, at, fields)
+
+
+def plainly(leaf: Mapping[str, Any]) -> bytes:
+    """What `canonical` gives, and raises: for a leaf without fractions Python's own JSON is the same, in a tenth of the
+    time, since its names and texts are plain ASCII."""
+    numbers = [value for value in leaf["fields"].values() if isinstance(value, int | float)]
+    if any(isinstance(number, float) or abs(number) > SAFE for number in numbers):
+        return canonical(leaf)
+    return json.dumps(leaf, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def record(

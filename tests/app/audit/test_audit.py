@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 import rfc8785
@@ -14,7 +15,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.audit import repository
-from app.audit.service import PLAIN, NotForTheTrail, record
+from app.audit.service import PLAIN, NotForTheTrail, plainly, record
 from app.db import Database, transaction
 from app.tables import Audit
 from tests.app.service import BAD, Floor
@@ -42,6 +43,22 @@ def test_no_sentence_is_plain(text: str) -> None:
 )
 def test_ids_digests_states_and_times_are_plain(value: str) -> None:
     assert PLAIN.fullmatch(value)
+
+
+PLAIN_TEXT = st.from_regex(PLAIN, fullmatch=True)
+NAMES = st.from_regex(r"[a-z_]{1,12}", fullmatch=True)
+
+
+@given(fields=st.dictionaries(NAMES, st.none() | st.booleans() | st.integers() | st.floats() | PLAIN_TEXT, max_size=6))
+def test_the_short_way_to_canonical_bytes_gives_the_same(fields: dict[str, Any]) -> None:
+    leaf = {"id": "1", "event": "request.received", "subject_id": None, "at": "now", "fields": fields}
+    try:
+        wanted = rfc8785.dumps(leaf)
+    except rfc8785.CanonicalizationError:
+        with pytest.raises(rfc8785.CanonicalizationError):
+            plainly(leaf)
+    else:
+        assert plainly(leaf) == wanted
 
 
 def test_a_leaf_is_canonical_and_says_what_when_and_about_what(db: Database) -> None:
