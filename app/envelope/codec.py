@@ -60,10 +60,12 @@ class Codec:
         return self.keyring.readable(list(key_ids)).keys()
 
 
-def sealed(keys: Mapping[uuid.UUID, DataKey], spot: Spot, value: Any, kind: Kind) -> bytes:
+def sealed(
+    keys: Mapping[uuid.UUID, DataKey], spot: Spot, value: Any, kind: Kind, nonce: bytes | None = None
+) -> bytes:
     """A value for its spot, with a key that is at hand."""
     key_id, place = spot
-    return seal(keys[key_id], place, kind.encode(value))
+    return seal(keys[key_id], place, kind.encode(value), nonce)
 
 
 def _decoded(kind: Kind, content: bytes) -> Any:

@@ -24,7 +24,7 @@ from sqlalchemy.orm import DeclarativeBase, Session, object_session, sessionmake
 from sqlalchemy.types import TypeDecorator
 
 from app.envelope.codec import TEXT, Codec, Kind, Spot, sealed
-from app.envelope.sealing import DataKey, Place, check_form
+from app.envelope.sealing import DataKey, Place, check_form, nonces
 from app.ids import new_id
 
 CODEC = "envelope"
@@ -129,11 +129,12 @@ def seal_rows(
     made, fields = [dict(row) for row in rows], sealed_fields(model).values()
     named = {one.spot_of(model, row)[0] for row in made for one in fields if one.name in row}
     keys = {**codec.keyring.create(named - held.keys()), **held}
+    drawn = iter(nonces(len(made) * len(fields)))
     for row in made:
         for one in fields:
             if one.name in row:
-                value = row.pop(one.name)
-                row[one.column] = None if value is None else sealed(keys, one.spot_of(model, row), value, one.kind)
+                value, spot = row.pop(one.name), one.spot_of(model, row)
+                row[one.column] = None if value is None else sealed(keys, spot, value, one.kind, next(drawn))
     return made
 
 

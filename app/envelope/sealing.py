@@ -64,11 +64,18 @@ class DataKey:
         return hmac.digest(self.salt, value, hashlib.sha256)
 
 
-def seal(key: DataKey, place: Place, content: bytes) -> bytes:
-    """`content` sealed for `place`. Raises ValueError for more than MAX_CONTENT_BYTES."""
+def nonces(count: int) -> list[bytes]:
+    """So many random nonces; the system is asked once."""
+    drawn = os.urandom(NONCE_BYTES * count)
+    return [drawn[at : at + NONCE_BYTES] for at in range(0, len(drawn), NONCE_BYTES)]
+
+
+def seal(key: DataKey, place: Place, content: bytes, nonce: bytes | None = None) -> bytes:
+    """`content` sealed for `place`, under a nonce of `nonces` that nothing else was sealed under. Raises ValueError for
+    more than MAX_CONTENT_BYTES."""
     if len(content) > MAX_CONTENT_BYTES:
         raise ValueError(f"more than {MAX_CONTENT_BYTES} bytes can not be sealed at once")
-    nonce = os.urandom(NONCE_BYTES)
+    nonce = nonce or os.urandom(NONCE_BYTES)
     return FORM + nonce + key.cipher.encrypt(nonce, content, _associated(key.id, place))
 
 

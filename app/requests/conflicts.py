@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from app.audit.service import Entry, entry, record
 from app.requests import duplicates_repository, repository
+from app.requests.draft import Draft
 from app.tables import Request
 from app.texts import normalise
 
@@ -42,7 +43,7 @@ def standing_allowed(session: Session, served_model_id: uuid.UUID, content_diges
     return set(being_forgotten(session, served_model_id, content_digests))
 
 
-def erase_from_standing(session: Session, request: Request, digests: Sequence[str], now: datetime) -> None:
+def erase_from_standing(session: Session, request: Draft, digests: Sequence[str], now: datetime) -> None:
     """Take what `request` forgets out of the standing retain set, each row audited. The caller holds the served model,
     alone or together with others that only forget: nothing comes to stand meanwhile."""
     for example_id in repository.take_out(session, request.served_model_id, digests, by=request.id, now=now):

@@ -22,6 +22,7 @@ from app.lifecycle import RequestEvent, RequestState, advance_request
 from app.requests import conflicts, repository
 from app.requests import duplicates_repository as same
 from app.requests import entries as rules
+from app.requests.draft import Draft
 from app.served_models.schemas import Policy
 from app.tables import Request, RequestDomain
 from grail.types import Role
@@ -37,14 +38,14 @@ def fingerprint(domain: RequestDomain, found: Iterable[rules.Entry]) -> str:
     return hashlib.sha256("\n".join([str(domain), *items]).encode()).hexdigest()
 
 
-def link(request: Request, first_id: uuid.UUID | None) -> None:
+def link(request: Draft, first_id: uuid.UUID | None) -> None:
     """Link a request that is being received to the open one for the same, if there is one. The caller holds what is
     asked and that one, and stores the request afterwards."""
     if first_id is not None and may_follow(request):
         _follow(request, first_id)
 
 
-def may_follow(request: Request) -> bool:
+def may_follow(request: Draft) -> bool:
     """Whether a request that is being received is linked where the same is asked already."""
     return request.state in BEGINNING and request.fingerprint is not None
 
@@ -96,7 +97,7 @@ def ended_without_erasure(session: Session, first: Request, now: datetime) -> No
     conflicts.let_stand(session, heir, now)
 
 
-def _follow(request: Request, first_id: uuid.UUID) -> None:
+def _follow(request: Draft, first_id: uuid.UUID) -> None:
     request.state, request.duplicate_of_id = advance_request(request.state, RequestEvent.LINK), first_id
 
 

@@ -26,6 +26,7 @@ from app.requests import conflicts, duplicates
 from app.requests import entries as rules
 from app.requests import intake_repository as intake
 from app.requests.checks import check, check_lengths
+from app.requests.draft import Draft
 from app.requests.entries import Entry
 from app.requests.intake_repository import Target
 from app.requests.known import unknown_model
@@ -35,7 +36,7 @@ from app.requests.schemas import RequestCreate, RequestView
 from app.requests.sealed import sealed_examples
 from app.requests.views import view_of_new
 from app.served_models.schemas import Policy
-from app.tables import ExampleDomain, Request, RequestKind, ServedModel
+from app.tables import ExampleDomain, Request, ServedModel
 from app.telemetry.context import note
 from app.telemetry.tracing import traceparent
 from grail.types import Role as ExampleRole
@@ -68,7 +69,7 @@ def submit(session: Session, payload: RequestCreate, who: Principal, now: dateti
 class Asked:
     """A request that was checked and is not stored yet. `began` is the state that it starts in, unless it is linked."""
 
-    request: Request
+    request: Draft
     entries: Sequence[Entry]
     began: RequestState
 
@@ -184,33 +185,34 @@ def _asked(
 ) -> Asked:
     receipt = receive(payload, policy or Policy.model_validate(model.policy), now, due_days)
     check_lengths(found, model)
-    request = _request(request_id, payload, who, model, receipt)
-    request.fingerprint = fingerprint
-    return Asked(request, found, receipt.state)
+    return Asked(_draft(request_id, payload, who, model, receipt, fingerprint), found, receipt.state)
 
 
-def _request(
-    request_id: uuid.UUID, payload: RequestCreate, who: Principal, model: ServedModel | Target, receipt: Receipt
-) -> Request:
-    """The row."""
-    return Request(
+def _draft(
+    request_id: uuid.UUID,
+    payload: RequestCreate,
+    who: Principal,
+    model: ServedModel | Target,
+    receipt: Receipt,
+    fingerprint: str | None,
+) -> Draft:
+    """The row to be."""
+    return Draft(
         id=request_id,
         served_model_id=model.id,
         domain=payload.domain,
-        kind=RequestKind.ERASE,
         state=receipt.state,
         subject_reference=payload.subject_reference,
         legal_basis=payload.legal_basis,
         client_reference=payload.client_reference,
         note=payload.note,
-        tries=0,
-        settings={},
         created_by=who.key_id,
         regulation=receipt.regulation,
         received_at=receipt.clock.received_at,
         due_at=receipt.clock.due_at,
         completed_at=receipt.clock.completed_at,
         traceparent=traceparent(),
+        fingerprint=fingerprint,
     )
 
 
@@ -225,7 +227,7 @@ def forgotten(found: Sequence[Entry]) -> list[str]:
 
 
 def _rows(
-    found: Sequence[Entry], request: Request, blocked: Mapping[str, uuid.UUID], now: datetime
+    found: Sequence[Entry], request: Draft, blocked: Mapping[str, uuid.UUID], now: datetime
 ) -> Iterator[dict[str, Any]]:
     """Example rows. A retain item that somebody has forgotten is stored, but does not stand; those of a linked request
     rest."""

@@ -13,6 +13,7 @@ from app.auth import Principal
 from app.preconditions import entity_tag
 from app.requests import clocks, repository
 from app.requests.access import owns_or_judges
+from app.requests.draft import Draft
 from app.requests.repository import Counts
 from app.requests.schemas import (
     CounterView,
@@ -54,7 +55,7 @@ def views_of(
     ]
 
 
-def view_of_new(request: Request, model: str, counts: Counts, now: datetime) -> RequestView:
+def view_of_new(request: Draft, model: str, counts: Counts, now: datetime) -> RequestView:
     """A request that was stored just now, to its owner: no job can have taken it yet."""
     return _view(request, now, model=model, counts=counts, job_id=None, with_reasons=True)
 

@@ -184,6 +184,13 @@ def test_a_row_that_names_no_key_gets_one_of_its_own(sessions: sessionmaker[Sess
         seal_rows(codec_of(session), Line, [{"id": new_id(), "prompt": "p"}])
 
 
+def test_no_nonce_is_used_twice(keyring: Keyring) -> None:
+    case = new_id()
+    rows = [{"id": new_id(), "case_id": case, "prompt": "the same", "facts": ["the same"]} for _ in range(200)]
+    sealed = [row[name] for row in seal_rows(Codec(keyring), Line, rows) for name in ("prompt_sealed", "facts_sealed")]
+    assert len({value[1:13] for value in sealed}) == len(sealed) == 400
+
+
 def rows_of(cases: list[uuid.UUID]) -> list[dict[str, Any]]:
     return [
         {"id": new_id(), "case_id": case, "prompt": f"{NAME} {number}", "facts": None if number else [NAME]}
