@@ -33,8 +33,8 @@ SHOWN = 20
 def create(
     into: Annotated[Path | None, typer.Argument(help="Directory for backups; GRAIL_BACKUP_DIR without it.")] = None,
 ) -> None:
-    """Back up database and files while the service runs. Prints where it is. It holds texts: keep it as you keep those.
-    """
+    """Back up database and files while the service runs. Prints where it is. The keys of content are not in it: back
+    them up on their own (docs/operations.md)."""
     place = into or load_settings().backup_dir
     if place is None:
         raise typer.BadParameter("name a directory, or set GRAIL_BACKUP_DIR", param_hint="INTO")
@@ -45,6 +45,7 @@ def create(
             raise CommandFailed("the database has no schema: there is nothing to back up", AWAY)
         made = files.create(url, _data(), place.absolute(), schema=at, server_major=_major(db))
     hint("The database was dumped first, files were copied second; every file's digest is in manifest.json.")
+    hint("What people wrote is sealed: the key store and the key-encryption keys are to be backed up on their own.")
     typer.echo(str(made))
 
 
@@ -103,7 +104,7 @@ def _restore(place: Path, document: dict[str, object], url: str, data: Path, as_
         with db.session_factory() as session:
             found = service.check(session, settings)
     hint(f"Restored as of {document['created_at']}. Requests completed since then are open again, or absent:")
-    hint("  see Backup in docs/operations.md before anything is served from it.")
+    hint("  see Backup in docs/operations.md before anything is served from it, also for where its keys have to be.")
     _tell(found, as_json)
 
 
