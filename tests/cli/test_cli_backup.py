@@ -171,6 +171,9 @@ def test_a_backup_goes_where_the_setting_says_and_without_one_a_place_is_asked_f
     document = json.loads((place / "manifest.json").read_text())
     there = {str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()}
     assert set(document["files"]) == there - {"manifest.json"}
+    monkeypatch.setenv("GRAIL_SIGNING_UNSAFE", "true")
+    monkeypatch.setenv("GRAIL_LOG_ORIGIN", "log.example")
+    load_settings.cache_clear()
     (backups,) = [line for line in grail("doctor", "--json").json if line["check"] == "backups"]
     assert backups["state"] == "ok"
 
