@@ -6,6 +6,7 @@ import uuid
 
 from app.audit_log import checkpoints, parts, sequencing
 from app.batches import service as batches
+from app.bundles import service as bundles
 from app.db import clock, transaction
 from app.imports import run as imports
 from app.imports import service as import_service
@@ -83,3 +84,11 @@ def number_leaves(self: ServiceTask) -> None:
 def issue_checkpoint(self: ServiceTask) -> None:
     """Sign the audit log, if it grew or the last checkpoint is old."""
     checkpoints.issue_when_due(self.db, self.settings)
+
+
+@celery.task(name="grail.bundle_reports", base=ServiceTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated
+def bundle_reports(self: ServiceTask) -> None:
+    """Sign what was published and concluded, seal it in the audit log, and put bundles together."""
+    with self.apart(kind_of_rows="attestations"):
+        bundles.attest(self.db, self.settings)
+    bundles.drive(self.db, self.settings, apart=self.apart)

@@ -50,6 +50,7 @@ ROLES: dict[tuple[str, str], frozenset[str]] = {
     ("POST", "/v1/jobs/{job_id}/approve"): OFFICER,
     ("POST", "/v1/jobs/{job_id}/refuse"): OFFICER,
     ("GET", "/v1/jobs/{job_id}/report"): ANYONE,
+    ("GET", "/v1/jobs/{job_id}/report.zip"): STEWARD,  # it holds everybody's requests
     ("GET", "/v1/events"): ANYONE,
     ("GET", "/v1/requests/{request_id}/events"): ANYONE,
     ("GET", "/v1/jobs/{job_id}/events"): ANYONE,
@@ -81,6 +82,7 @@ ROLES: dict[tuple[str, str], frozenset[str]] = {
     ("GET", "/v1/models/{name}/adapters/{version}"): ANYONE,
     ("GET", "/v1/models/{name}/adapters/{version}/download"): ANYONE,
     ("POST", "/v1/models/{name}/adapters/{version}/activate"): STEWARD,
+    ("GET", "/v1/models/{name}/adapters/{version}/attestations"): STEWARD,
     ("GET", "/v1/log"): ANYONE,
     ("GET", "/v1/log/checkpoint"): ANYONE,
     ("GET", "/v1/log/keys"): ANYONE,
