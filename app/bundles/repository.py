@@ -55,8 +55,8 @@ def note_obstacle(session: Session, report_id: uuid.UUID, kind: str) -> None:
     session.execute(update(Bundle).where(Bundle.report_id == report_id).values(obstacle=kind))
 
 
-def note_obstacle_of_all(session: Session, kind: str) -> None:
-    """The same of every report that has no bundle yet."""
+def note_obstacle_of_all(session: Session, kind: str) -> int:
+    """The same of every report that has no bundle yet; of how many it was not known."""
     waiting = (
         select(Report.id)
         .join(Job, Job.id == Report.job_id)
@@ -64,7 +64,8 @@ def note_obstacle_of_all(session: Session, kind: str) -> None:
         .where(Report.bundled_at.is_(None), Job.finished_at.is_not(None), Bundle.obstacle.is_distinct_from(kind))
     )
     made = insert(Bundle).from_select(["report_id"], waiting)
-    session.execute(made.on_conflict_do_update(index_elements=["report_id"], set_={"obstacle": kind}))
+    noted = made.on_conflict_do_update(index_elements=["report_id"], set_={"obstacle": kind})
+    return len(session.execute(noted.returning(Bundle.report_id)).all())
 
 
 def obstacles(session: Session) -> dict[str | None, int]:

@@ -162,9 +162,10 @@ def _checkpoint(db: Database, settings: Settings) -> bool:
 
 def _put_off(db: Database, error: ServiceError) -> None:
     """Nothing fails: reports wait, and say for what."""
-    log.warning("reports_wait", kind=error.type, detail=error.detail, mend=error.how_to_mend)
     with transaction(db) as session:
-        repository.note_obstacle_of_all(session, error.type)
+        count = repository.note_obstacle_of_all(session, error.type)
+    if count:
+        log.warning("reports_wait", count=count, kind=error.type, detail=error.detail, mend=error.how_to_mend)
 
 
 def _try(db: Database, report_id: uuid.UUID, step: Callable[[], object]) -> None:
