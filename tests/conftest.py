@@ -37,9 +37,9 @@ from app.keys.service import create_key
 from tests.fixtures.databases import TEMPLATE, Databases
 
 LONG = (
-    "e2e/test_erasure", "e2e/test_kills", "e2e/test_import_kills", "e2e/test_evidence", "e2e/test_real_model", "faults/test_faults",
-    "cli/test_cli_stack", "embedded/test_embedded_lifecycle", "e2e/test_stops", "worker/test_ways",
-    "app/test_contract", "reports/test_reports_pdf", "cli/test_cli_doctor", "cli/test_cli_commands",
+    "e2e/test_erasure", "e2e/test_kills", "e2e/test_import_kills", "e2e/test_evidence", "e2e/test_real_model",
+    "faults/test_faults", "cli/test_cli_stack", "embedded/test_embedded_lifecycle", "e2e/test_stops",
+    "worker/test_ways", "app/test_contract", "reports/test_reports_pdf", "cli/test_cli_doctor", "cli/test_cli_commands",
     "worker/test_pipeline", "test_without_a_pause", "test_rows_by_index", "e2e/test_events",
     "embedded/test_embedded_kills", "test_secret_rotation", "test_mask_rules", "reports/test_reports_api",
     "jobs/test_leases", "test_placement", "test_report_bundles",

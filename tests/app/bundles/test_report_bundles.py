@@ -18,6 +18,7 @@ from sqlalchemy import select, text
 
 from app.audit_log.checkpoints import issue
 from app.audit_log.sequencing import number_all
+from app.backup import service as backup
 from app.bundles import sealing, service
 from app.bundles.held import held_out_of
 from app.config import Settings
@@ -260,9 +261,13 @@ def test_lost_files_of_a_bundle_are_said_to_be_lost_and_others_are_left_alone(fl
     path = sealing.FileStore(floor.settings.artifacts_dir).path(digest)
     orphans.remove(floor.db, floor.settings)
     assert path.is_file(), "a row names it"
+    with floor.db.session_factory() as session:
+        assert backup.check(session, floor.settings).orphans == []
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     refused = floor.caller.refused("officer", "GET", f"/v1/jobs/{job_id}/report.zip")
     assert refused == (500, "stored-bundle-damaged")
+    with floor.db.session_factory() as session:
+        assert backup.check(session, floor.settings).damaged == [f"document {digest}"]
 
 
 def test_two_workers_seal_a_report_once(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:

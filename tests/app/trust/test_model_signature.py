@@ -97,6 +97,7 @@ def test_the_package_itself_verifies_it(tmp_path: Path) -> None:
     key.write_bytes(SIGNER.public_pem)
     directory.mkdir()
     model(directory)
-    ignored = model_signing.hashing.Config().set_ignored_paths(paths=[directory / "manifest.json", directory / SIGNATURE])
+    paths = [directory / "manifest.json", directory / SIGNATURE]
+    ignored = model_signing.hashing.Config().set_ignored_paths(paths=paths)
     verifier = model_signing.verifying.Config().use_elliptic_key_verifier(public_key=key)
     verifier.set_hashing_config(ignored).verify(directory, directory / SIGNATURE)
