@@ -16,7 +16,7 @@ from app.orphans import service as orphans
 from app.retention import service as retention
 from worker.celery import celery
 from worker.learning import load_stack
-from worker.task import LeasedTask, SenderTask, ServiceTask
+from worker.task import LeasedTask, SenderTask, ServiceTask, SingleTask
 
 
 @celery.task(name="grail.plan_batches", base=ServiceTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated
@@ -86,9 +86,14 @@ def issue_checkpoint(self: ServiceTask) -> None:
     checkpoints.issue_when_due(self.db, self.settings)
 
 
-@celery.task(name="grail.bundle_reports", base=ServiceTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated
-def bundle_reports(self: ServiceTask) -> None:
+@celery.task(name="grail.bundle_reports", base=SingleTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated
+def bundle_reports(self: SingleTask) -> None:
     """Sign what was published and concluded, seal it in the audit log, and put bundles together."""
-    with self.apart(kind_of_rows="attestations"):
-        bundles.attest(self.db, self.settings)
-    bundles.drive(self.db, self.settings, apart=self.apart)
+    if not self.turn.acquire(blocking=False):
+        return  # the last ring is still at work
+    try:
+        with self.apart(kind_of_rows="attestations"):
+            bundles.attest(self.db, self.settings)
+        bundles.drive(self.db, self.settings, apart=self.apart)
+    finally:
+        self.turn.release()

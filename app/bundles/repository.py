@@ -32,12 +32,14 @@ def owed(session: Session, tried_before: datetime, limit: int) -> list[uuid.UUID
     return list(rows.scalars())
 
 
-def sealed(session: Session, limit: int) -> list[uuid.UUID]:
-    """Reports whose seal is in the trail and that have no bundle yet."""
+def sealed(session: Session, tried_before: datetime, limit: int) -> list[uuid.UUID]:
+    """Reports whose seal is in the trail and that have no bundle yet; where something stood in the way, if that was
+    before then."""
     rows = session.execute(
         select(Report.id)
         .join(Bundle, Bundle.report_id == Report.id)
         .where(Report.bundled_at.is_(None), Bundle.sealed_at.is_not(None))
+        .where((Bundle.obstacle.is_(None)) | (Bundle.tried_at < tried_before))
         .order_by(Bundle.tried_at.nulls_first(), Report.id)
         .limit(limit)
     )

@@ -19,6 +19,7 @@ import zipfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -63,6 +64,16 @@ WRAPPERS_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """What the files are made of: the report, leaves of events with their ids, and the new and the old version."""
+
+    issued: Issued
+    events: Sequence[Any]
+    new: Adapter | None
+    old: Adapter | None
+
+
+@dataclass(frozen=True, slots=True)
 class Made:
     """What is to be signed: files by name, ids of the events' leaves in their order, the salt of the scores' ids."""
 
@@ -82,7 +93,8 @@ def seal(db: Database, settings: Settings, report_id: uuid.UUID) -> bool:
         known = repository.find(session, report_id)
         if known is not None and known.sealed_at is not None:
             return False
-        made = _make(session, report_id, blobs)
+        found = _find(session, report_id, blobs)
+    made = _make(found)
     digest = blobs.put(archive(made.files))
     with transaction(db) as session:
         return _sign(session, report_id, made, digest, that_count(session, signers, clock(session)))
@@ -138,24 +150,27 @@ def unpacked(raw: bytes) -> dict[str, bytes]:
         return {name: zipped.read(name) for name in zipped.namelist()}
 
 
-def _make(session: Session, report_id: uuid.UUID, blobs: BlobStore) -> Made:
+def _find(session: Session, report_id: uuid.UUID, blobs: BlobStore) -> Found:
     report, job = repository.report_and_job(session, report_id)
-    issued, salt = as_issued(session, report, job, blobs), new_salt()
-    document = issued.document
-    own = {str(one["id"]) for one in document["requests"]}
     new, old = (repository.adapter(session, id_) for id_ in (job.candidate_adapter_id, job.start_adapter_id))
     subjects = [*repository.members(session, job), job.id, report.id, *([new.id] if new else [])]
-    events = repository.events(session, subjects)
+    return Found(as_issued(session, report, job, blobs), repository.events(session, subjects), new, old)
+
+
+def _make(found: Found) -> Made:
+    """Outside of any transaction: pages take a second, figures a minute where there are hundreds of subjects."""
+    issued, salt, document = found.issued, new_salt(), found.issued.document
     try:
+        own = {str(one["id"]) for one in document["requests"]}
         scores = scores_of(document, salt, held_out_of(document), own)
     except (ValueError, KeyError, TypeError):
         raise BundleRefused("the report's examples and figures do not go together", kind="report-malformed") from None
     files = contents(
-        report=canonical(document), scores=scores, events=[row.leaf for row in events], new=_manifest(new),
-        old=_manifest(old), pdf=pdf.render(issued), html=html.render(issued),
+        report=canonical(document), scores=scores, events=[row.leaf for row in found.events],
+        new=_manifest(found.new), old=_manifest(found.old), pdf=pdf.render(issued), html=html.render(issued),
     )  # fmt: skip
     _check(files)
-    return Made(issued, files, tuple(row.id for row in events), salt)
+    return Made(issued, files, tuple(row.id for row in found.events), salt)
 
 
 def _manifest(adapter: Adapter | None) -> bytes | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import takewhile
 
 import structlog
 from sqlalchemy.orm import Session
@@ -36,6 +38,8 @@ log = structlog.get_logger(__name__)
 
 RETRY_SECONDS = 60.0
 """What could not be signed is tried again after so long."""
+SEAL_SECONDS = 10.0
+"""No further report is begun in a ring after so long: figures of large ones take their time to be computed again."""
 AT_ONCE = 20
 """Reports, and versions, of one ring."""
 Apart = Callable[..., AbstractContextManager[None]]
@@ -63,11 +67,12 @@ def drive(
         before = clock(session) - timedelta(seconds=retry_seconds)
         owed = repository.owed(session, before, AT_ONCE)
     if owed and _may_sign(db, settings):
-        for report_id in owed:
+        until = time.monotonic() + SEAL_SECONDS
+        for report_id in takewhile(lambda _: time.monotonic() < until, owed):
             with apart(report_id=str(report_id)):
                 _try(db, report_id, lambda report_id=report_id: sealing.seal(db, settings, report_id))  # type: ignore[misc]
     with transaction(db) as session:
-        waiting = repository.sealed(session, AT_ONCE)
+        waiting = repository.sealed(session, before, AT_ONCE)
     if waiting and _checkpoint(db, settings):
         for report_id in waiting:
             with apart(report_id=str(report_id)):
