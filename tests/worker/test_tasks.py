@@ -59,7 +59,7 @@ def test_every_task_is_routed_and_sends_ids_as_json_only(tasks: ModuleType) -> N
     assert celery.conf.task_acks_late and celery.conf.worker_prefetch_multiplier == 1
     rung = {entry["task"] for entry in celery.conf.beat_schedule.values()}
     assert rung == {"grail.plan_batches", "grail.sweep", "grail.deliver", "grail.remove_orphans"} | {
-        "grail.number_leaves", "grail.issue_checkpoint",
+        "grail.number_leaves", "grail.issue_checkpoint", "grail.bundle_reports",
     }  # fmt: skip
 
 
