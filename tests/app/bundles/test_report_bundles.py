@@ -363,3 +363,18 @@ def test_another_keys_bundle_is_not_taken(floor: Floor) -> None:
     assert CODES["unknown-key"] in {
         CODES[one.kind] for one in verify(fetched(floor, job_id), other.vkey, None, None) if one.kind
     }
+
+
+def test_a_checkpoint_that_does_not_cover_the_seal_is_waited_past(floor: Floor) -> None:
+    job_id = concluded(floor)
+    checkpoint(floor)
+    settings, report = signing(floor.settings), reports(floor.db)[job_id]
+    assert sealing.seal(floor.db, settings, report)
+    number_all(floor.db)
+    with transaction(floor.db) as session:
+        assert not sealing.assemble_sealed(session, settings, report)
+    checkpoint(floor)
+    with transaction(floor.db) as session:
+        assert sealing.assemble_sealed(session, settings, report)
+        assert not sealing.assemble_sealed(session, settings, report), "once"
+    assert verify(fetched(floor, job_id), SIGNER.vkey, None, None)[4].ok
