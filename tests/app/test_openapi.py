@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-import app.envelope.service  # noqa: F401  its kinds of errors are on the page
+import app.audit_log.auditing
+import app.envelope.service  # noqa: F401  their kinds of errors are on the page
 from app.config import Settings, bounds
 from app.errors import ServiceError
 from app.main import create_app
