@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app import queue, schema
 from app.audit_log import service as audit_log
+from app.bundles import service as bundles
 from app.config import Settings
 from app.db import Database
 from app.errors import Unavailable
@@ -116,12 +117,15 @@ def _rows(db: Database, settings: Settings) -> Iterator[tuple[str, str]]:
             missing, registered = served_models.without_files(session)
             seen = workers.memories(session, datetime.now(UTC))
             unsigned = audit_log.unsigned(session, settings, datetime.now(UTC))
+            unbundled = bundles.waiting(session)
     except SQLAlchemyError:
         return
     if missing:
         yield "models", f"{len(missing)} of {registered} served models lack their base's files: see `grail doctor`"
     if unsigned:
         yield "log", f"{unsigned}; requests are taken, and what is not signed is signed then"
+    if unbundled:
+        yield "reports", unbundled
     if not seen:
         yield "workers", "no gpu worker was seen lately: requests are taken, nothing is computed; `grail worker gpu`"
 

@@ -35,6 +35,7 @@ QUEUES: dict[str, dict[str, str]] = {
     "grail.deliver": {"queue": CONTROL},
     "grail.number_leaves": {"queue": CONTROL},
     "grail.issue_checkpoint": {"queue": CONTROL},
+    "grail.bundle_reports": {"queue": CONTROL},
     "grail.remove_orphans": {"queue": CONTROL},
 }
 

@@ -92,6 +92,29 @@ def _unpack(answer: httpx.Response, partial: Path, name: str) -> None:
 
 
 @adapters.command()
+def attestations(
+    model: Model,
+    version: Version,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Directory to write them into.")] = Path("."),
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Fetch what is signed about a version: how it was made, what was measured and erased, and `model.sig`."""
+    items = connect(url, key).get(at("models", model, "adapters", version, "attestations"))["items"]
+    if not items:
+        raise CommandFailed(
+            "nothing is signed about this version yet",
+            "It takes a minute after it was published, and a signing key: `grail doctor` says what is missing.",
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    for item in items:
+        if Path(item["name"]).name != item["name"]:
+            raise CommandFailed("the answer names no file", "Check that --url names a GRAIL Server.")
+        (out / item["name"]).write_bytes(item["body"].encode())
+        typer.echo(str(out / item["name"]))
+
+
+@adapters.command()
 def activate(
     model: Model,
     version: Version,

@@ -12,13 +12,14 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from app.audit_log.signing import FILE as SIGNING_KEY
+from app.bundles.model_keys import FILE as MODEL_KEY
 from app.config import SECRETS, Settings, load_settings
 from app.secret import FILE
 from app.telemetry.snapshot import newest_backup
 from cli.findings import Finding, State
 from cli.remote import data_directory
 
-OWN = (FILE, SIGNING_KEY)
+OWN = (FILE, SIGNING_KEY, MODEL_KEY)
 """Files of secrets that an embedded service makes for itself."""
 MOUNTED = Path("/run/secrets")
 """Where containers see secrets; whoever is in the container reads them anyway."""
@@ -64,7 +65,8 @@ def model_roots() -> Iterator[Finding]:
 
 def secret_paths() -> dict[str, Path]:
     """Files of secrets that the environment names."""
-    named = {name: os.environ.get(f"{name}_FILE") for name in (*SECRETS, "GRAIL_OPENDSR_KEY", "GRAIL_SIGNING_KEY")}
+    names = (*SECRETS, "GRAIL_OPENDSR_KEY", "GRAIL_SIGNING_KEY", "GRAIL_MODEL_SIGNING_KEY")
+    named = {name: os.environ.get(f"{name}_FILE") for name in names}
     return {name: Path(path) for name, path in named.items() if path}
 
 

@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app.audit_log import service as audit_log
+from app.bundles import service as bundles
 from app.config import Settings, load_settings
 from app.db import Database
 from app.served_models import service as served_models
@@ -34,6 +35,7 @@ def of_rows(url: str) -> Iterator[Finding]:
             yield from _models(session, now)
             yield _kept(load_settings())
             yield from _log(session, now)
+            yield from _bundles(session)
         yield from _requests(found)
         yield from _webhooks(found)
     except ValidationError:
@@ -66,6 +68,15 @@ def _log(session: Session, now: datetime) -> Iterator[Finding]:
     if state.checkpoint_size is not None and audit_log.is_unsafe(session):
         text = "is signed with a development key, with which anybody can sign: set GRAIL_SIGNING_KEY_FILE"
         yield Finding("audit log", State.NOTE, text)
+
+
+def _bundles(session: Session) -> Iterator[Finding]:
+    """Auditors get what they are owed."""
+    waits = bundles.waiting(session)
+    yield Finding("bundles", State.WRONG if waits else State.OK, waits or "every concluded report that can be has one")
+    if bundles.unsigned_versions(session):
+        text = "some have no model.sig: set GRAIL_MODEL_SIGNING_KEY_FILE for the control worker, see docs/operations.md"
+        yield Finding("versions", State.NOTE, text)
 
 
 def _kept(settings: Settings) -> Finding:

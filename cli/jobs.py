@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from app.lifecycle import JobState, is_final
+from app.trust.verify import Rejected, parse_head, parse_note
+from cli.failures import CommandFailed
 from cli.remote import Key, Remote, Url, at, connect
 from cli.show import AsJson, hint, show_fields, show_json, show_table, when
 
@@ -112,6 +114,34 @@ def report(
         return
     out.write_bytes(answer.content)
     hint(f"Written to {out}.")
+
+
+@jobs.command()
+def bundle(
+    job_id: JobId,
+    out: Annotated[Path, typer.Option("-o", "--out", help="File to write.")] = Path("report.zip"),
+    since: Annotated[
+        str | None, typer.Option(help="A checkpoint that you kept (a file), or its size: prove that the log went on.")
+    ] = None,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Fetch the bundle of a job's report, for an auditor: `grail verify` reads it, offline."""
+    query = {} if since is None else {"since": _size_of(since)}
+    answer = connect(url, key).send("GET", at("jobs", job_id, "report.zip"), params=query)
+    out.write_bytes(answer.content)
+    hint(f"Written to {out}. `grail verify {out} --key KEYS` checks it; keep the checkpoint that is in it.")
+
+
+def _size_of(since: str) -> int:
+    """The size of the log that a checkpoint is of, or the number itself. Raises CommandFailed."""
+    if since.isascii() and since.isdigit():
+        return int(since)
+    try:
+        return parse_head(parse_note(Path(since).read_bytes())[0]).size
+    except (OSError, Rejected):
+        mend = "Give the file `checkpoint` of an earlier bundle, or `grail log checkpoint`'s."
+        raise CommandFailed(f"{since} is no checkpoint that can be read", mend) from None
 
 
 @jobs.command()

@@ -26,6 +26,7 @@ import httpx
 
 from app import schema
 from app.audit_log import signing
+from app.bundles import model_keys
 from app.config import read_secret_files
 from app.embedded.account import Account
 from app.embedded.errors import EmbeddedError
@@ -46,6 +47,7 @@ LONGEST_PAUSE_SECONDS = 30.0
 CONTENT_KEY_NAMES = ("GRAIL_KEY_ENCRYPTION_KEYS", "GRAIL_KEY_ENCRYPTION_KEYS_FILE")
 ENDS_WITH_OTHERS = 3
 """So often a process of a running service may end while one that it needs is started again."""
+MODEL_SIGNING_NAMES = ("GRAIL_MODEL_SIGNING_KEY", "GRAIL_MODEL_SIGNING_KEY_FILE")
 SIGNING_NAMES = ("GRAIL_SIGNING_KEY", "GRAIL_SIGNING_KEY_FILE", "GRAIL_SIGNING_UNSAFE")
 SECRET_NAMES = ("GRAIL_MASTER_SECRET", "GRAIL_MASTER_SECRET_FILE")
 
@@ -233,8 +235,10 @@ class Stack:
         self.settings_env["GRAIL_KEY_ENCRYPTION_KEYS_FILE"] = str(kms.ensure_file(self.data_dir))
 
     def _check_signing_key(self) -> None:
-        """An embedded service makes the key that signs its audit log, too, unless it was given one."""
+        """An embedded service makes the keys that sign its audit log and its versions, too, if it was given none."""
         given = {**os.environ, **self.settings_env}
+        if self.services is not None and not any(given.get(name) for name in MODEL_SIGNING_NAMES):
+            self.settings_env["GRAIL_MODEL_SIGNING_KEY_FILE"] = str(model_keys.ensure_file(self.data_dir))
         if self.services is None or any(given.get(name) for name in SIGNING_NAMES):
             return
         self.settings_env["GRAIL_SIGNING_KEY_FILE"] = str(signing.ensure_file(self.data_dir))

@@ -43,12 +43,12 @@ from app.keys.service import create_key
 from tests.fixtures.databases import TEMPLATE, Databases
 
 LONG = (
-    "e2e/test_erasure", "e2e/test_kills", "e2e/test_import_kills", "e2e/test_real_model", "faults/test_faults",
-    "cli/test_cli_stack", "embedded/test_embedded_lifecycle", "e2e/test_stops", "worker/test_ways",
-    "app/test_contract", "reports/test_reports_pdf", "cli/test_cli_doctor", "cli/test_cli_commands",
+    "e2e/test_erasure", "e2e/test_kills", "e2e/test_import_kills", "e2e/test_evidence", "e2e/test_real_model",
+    "faults/test_faults", "cli/test_cli_stack", "embedded/test_embedded_lifecycle", "e2e/test_stops",
+    "worker/test_ways", "app/test_contract", "reports/test_reports_pdf", "cli/test_cli_doctor", "cli/test_cli_commands",
     "worker/test_pipeline", "test_without_a_pause", "test_rows_by_index", "e2e/test_events",
     "embedded/test_embedded_kills", "test_secret_rotation", "test_mask_rules", "reports/test_reports_api",
-    "jobs/test_leases", "test_placement",
+    "jobs/test_leases", "test_placement", "test_report_bundles",
 )  # fmt: skip
 """Files that take long, which begin first: at the end no process works on one while the others have nothing to do."""
 
@@ -68,7 +68,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class BySharedFile(LoadFileScheduling):  # type: ignore[misc]  # xdist is not annotated
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.split("::", 1)[0]
-            return "e2e" if any(f"{name}.py" in file for name in LONG[:3]) else file
+            return "e2e" if any(f"{name}.py" in file for name in LONG[:4]) else file
 
     return BySharedFile(config, log) if config.getvalue("dist") == "loadfile" else None
 

@@ -50,6 +50,7 @@ celery.conf.update(
         "deliver": {"task": "grail.deliver", "schedule": every(settings.deliver_seconds)},
         "number": {"task": "grail.number_leaves", "schedule": every(settings.number_seconds)},
         "checkpoint": {"task": "grail.issue_checkpoint", "schedule": every(settings.checkpoint_seconds)},
+        "bundle": {"task": "grail.bundle_reports", "schedule": every(settings.bundle_seconds)},
         "orphans": {"task": "grail.remove_orphans", "schedule": every(ORPHANS_SECONDS)},
     },
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import structlog
@@ -73,6 +74,13 @@ class LeasedTask(ServiceTask):
 
     abstract = True
     leased = True
+
+
+class SingleTask(ServiceTask):
+    """One whose rings may take longer than the time between them: one run at a time in a process."""
+
+    abstract = True
+    turn = Lock()
 
 
 class SenderTask(ServiceTask):

@@ -6,6 +6,7 @@ import uuid
 
 from app.audit_log import checkpoints, parts, sequencing
 from app.batches import service as batches
+from app.bundles import service as bundles
 from app.db import clock, transaction
 from app.imports import run as imports
 from app.imports import service as import_service
@@ -15,7 +16,7 @@ from app.orphans import service as orphans
 from app.retention import service as retention
 from worker.celery import celery
 from worker.learning import load_stack
-from worker.task import LeasedTask, SenderTask, ServiceTask
+from worker.task import LeasedTask, SenderTask, ServiceTask, SingleTask
 
 
 @celery.task(name="grail.plan_batches", base=ServiceTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated
@@ -83,3 +84,16 @@ def number_leaves(self: ServiceTask) -> None:
 def issue_checkpoint(self: ServiceTask) -> None:
     """Sign the audit log, if it grew or the last checkpoint is old."""
     checkpoints.issue_when_due(self.db, self.settings)
+
+
+@celery.task(name="grail.bundle_reports", base=SingleTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated
+def bundle_reports(self: SingleTask) -> None:
+    """Sign what was published and concluded, seal it in the audit log, and put bundles together."""
+    if not self.turn.acquire(blocking=False):
+        return  # the last ring is still at work
+    try:
+        with self.apart(kind_of_rows="attestations"):
+            bundles.attest(self.db, self.settings)
+        bundles.drive(self.db, self.settings, apart=self.apart)
+    finally:
+        self.turn.release()

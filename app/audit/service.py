@@ -87,7 +87,9 @@ def record_all(
     note_all(session, event, request_ids, model_id, at, fields)
 
 
-def add(session: Session, made: Entry) -> None:
-    """Append a leaf, and its event."""
-    session.add(Audit(event=made.event, subject_id=made.subject_id, leaf=made.leaf))
+def add(session: Session, made: Entry) -> Audit:
+    """Append a leaf, and its event. The leaf's row, which has its id once the session is flushed."""
+    row = Audit(event=made.event, subject_id=made.subject_id, leaf=made.leaf)
+    session.add(row)
     note(session, made.event, made.subject_id, made.at, made.fields)
+    return row

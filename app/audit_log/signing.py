@@ -44,7 +44,7 @@ def load_signers(settings: Settings) -> list[Signer]:
     them."""
     text = settings.signing_key.replace("\\n", "\n")
     if not text and settings.signing_key_file is not None:
-        text = _read(settings.signing_key_file)
+        text = read_secret(settings.signing_key_file)
     if not text.strip():
         if settings.signing_unsafe:
             return [unsafe_signer(settings.log_origin or DEVELOPMENT_ORIGIN)]
@@ -75,7 +75,7 @@ def parse_signers(origin: str, text: str) -> list[Ed25519Signer]:
 
 def read_signers(origin: str, path: Path) -> list[Ed25519Signer]:
     """The keys of a file. Raises NoSigningKey."""
-    return parse_signers(origin, _read(path))
+    return parse_signers(origin, read_secret(path))
 
 
 def verifier_key(signer: Signer) -> str:
@@ -101,7 +101,12 @@ def ensure_file(directory: Path) -> Path:
 
 def write_key(path: Path, signers: Sequence[Ed25519Signer]) -> None:
     """Put keys into a new file, of mode 0600, whole or not at all. Raises FileExistsError, OSError."""
-    partial = _partial(path, signers)
+    write_new(path, _pem(signers))
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Put a secret into a new file, of mode 0600, whole or not at all. Raises FileExistsError, OSError."""
+    partial = _partial(path, data)
     try:
         os.link(partial, path)  # unlike a rename it replaces nothing
         sync_directory(path.parent)
@@ -111,21 +116,25 @@ def write_key(path: Path, signers: Sequence[Ed25519Signer]) -> None:
 
 def replace_keys(path: Path, signers: Sequence[Ed25519Signer]) -> None:
     """The same in the place of a file that is there. Raises OSError."""
-    _partial(path, signers).replace(path)
+    _partial(path, _pem(signers)).replace(path)
     sync_directory(path.parent)
 
 
-def _partial(path: Path, signers: Sequence[Ed25519Signer]) -> Path:
+def _pem(signers: Sequence[Ed25519Signer]) -> bytes:
+    return b"".join(signer.pem() for signer in signers)
+
+
+def _partial(path: Path, data: bytes) -> Path:
     partial = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "wb") as file:
-        file.write(b"".join(signer.pem() for signer in signers))
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
     return partial
 
 
-def _read(path: Path) -> str:
+def read_secret(path: Path) -> str:
     """The file's text. Raises NoSigningKey where it is missing, or where others may read or change it."""
     try:
         with path.open("rb") as file:

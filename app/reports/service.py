@@ -99,6 +99,11 @@ def read(session: Session, job_id: uuid.UUID, who: Principal, blobs: BlobStore) 
     return Issued(document, report.digest, str(job.state), _replicas(session, job))
 
 
+def as_issued(session: Session, report: Report, job: Job, blobs: BlobStore) -> Issued:
+    """The whole report of a job as it stands now, for whoever may see all of it. Raises ReportDamaged."""
+    return Issued(_load(report.digest, blobs), report.digest, str(job.state), _replicas(session, job))
+
+
 def excerpt(document: Document, own: Collection[str]) -> dict[str, Any]:
     """A report without other people's requests, checks and examples: those of the standing set and of earlier erasures
     are other people's too. Unchanged when there are none. Pure."""

@@ -5,6 +5,7 @@ from app.tables.audit import Audit
 from app.tables.base import Base
 from app.tables.batch import Batch, BatchExample, BatchMember, BatchReason
 from app.tables.bulk import Import, ImportForm, ImportState
+from app.tables.bundle import Attestation, Bundle
 from app.tables.event import Event
 from app.tables.example import Example, ExampleDomain
 from app.tables.idempotency import Idempotency
@@ -22,6 +23,7 @@ __all__ = [
     "Adapter",
     "AdapterDownload",
     "AdapterState",
+    "Attestation",
     "Audit",
     "AuditPending",
     "Base",
@@ -29,6 +31,7 @@ __all__ = [
     "BatchExample",
     "BatchMember",
     "BatchReason",
+    "Bundle",
     "Checkpoint",
     "Delivery",
     "DeliveryState",

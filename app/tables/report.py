@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import uuid
+from datetime import datetime
 
-from sqlalchemy import ForeignKey, String
+from sqlalchemy import ForeignKey, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.tables.base import Base, Created, Id
 
 
 class Report(Base):
-    """`digest` is SHA-256 of the canonical JSON."""
+    """`digest` is SHA-256 of the canonical JSON; `bundled_at` is empty while its bundle is owed."""
 
     __tablename__ = "report"
 
@@ -20,3 +21,6 @@ class Report(Base):
     digest: Mapped[str] = mapped_column(String(64))
     schema_version: Mapped[str] = mapped_column(String(32))
     created_at: Mapped[Created]
+    bundled_at: Mapped[datetime | None]
+
+    __table_args__ = (Index("ix_report_not_bundled", "id", postgresql_where=text("bundled_at IS NULL")),)

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-import app.envelope.service  # noqa: F401  its kinds of errors are on the page
+import app.audit_log.auditing
+import app.envelope.service  # noqa: F401  their kinds of errors are on the page
 from app.config import Settings, bounds
 from app.errors import ServiceError
 from app.main import create_app
@@ -50,6 +51,7 @@ ROLES: dict[tuple[str, str], frozenset[str]] = {
     ("POST", "/v1/jobs/{job_id}/approve"): OFFICER,
     ("POST", "/v1/jobs/{job_id}/refuse"): OFFICER,
     ("GET", "/v1/jobs/{job_id}/report"): ANYONE,
+    ("GET", "/v1/jobs/{job_id}/report.zip"): STEWARD,  # it holds everybody's requests
     ("GET", "/v1/events"): ANYONE,
     ("GET", "/v1/requests/{request_id}/events"): ANYONE,
     ("GET", "/v1/jobs/{job_id}/events"): ANYONE,
@@ -81,6 +83,7 @@ ROLES: dict[tuple[str, str], frozenset[str]] = {
     ("GET", "/v1/models/{name}/adapters/{version}"): ANYONE,
     ("GET", "/v1/models/{name}/adapters/{version}/download"): ANYONE,
     ("POST", "/v1/models/{name}/adapters/{version}/activate"): STEWARD,
+    ("GET", "/v1/models/{name}/adapters/{version}/attestations"): STEWARD,
     ("GET", "/v1/log"): ANYONE,
     ("GET", "/v1/log/checkpoint"): ANYONE,
     ("GET", "/v1/log/keys"): ANYONE,

@@ -36,6 +36,8 @@ def settings_env(models: Path) -> dict[str, str]:
         "GRAIL_HEARTBEAT_SECONDS": "0.3",
         "GRAIL_PLAN_SECONDS": "0.3",
         "GRAIL_SWEEP_SECONDS": "0.3",
+        "GRAIL_BUNDLE_SECONDS": "0.5",
+        "GRAIL_CHECKPOINT_SECONDS": "2",
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.getcwd(),
     }

@@ -24,6 +24,11 @@ SECOND_JOB = """
 ANOTHER_ADAPTER = "INSERT INTO adapter (id, served_model_id, version, name, digest, directory, manifest, state)"
 KEPT = "digest, directory, manifest, 'candidate'"
 AT_WORK = "uq_job_one_at_work_per_model"
+A_BUNDLE = """
+    INSERT INTO report (id, job_id, digest, schema_version)
+        SELECT gen_random_uuid(), id, repeat('ab', 32), 'grail.report/1' FROM job LIMIT 1;
+    INSERT INTO bundle (report_id) SELECT id FROM report
+"""
 HASH = "decode(repeat('ab', 32), 'hex')"
 A_LEAF = "INSERT INTO log_leaf VALUES"
 FIRST_COLUMN = {"audit": "created_at", "log_leaf": "position", "log_node": "level", "checkpoint": "size"}
@@ -92,6 +97,13 @@ ILLEGAL = [
     (f"INSERT INTO checkpoint (size, root, note) VALUES (0, {HASH}, 'n')", "ck_checkpoint_size_is_positive"),
     ("INSERT INTO checkpoint (size, root, note) VALUES (1, 'short', 'n')", "ck_checkpoint_root_is_sha256"),
     ("INSERT INTO log_key VALUES ('n', 'abcdef01', 'short')", "ck_log_key_public_is_ed25519"),
+    ("INSERT INTO bundle (report_id) VALUES (gen_random_uuid())", "fk_bundle_report_id_report"),
+    (f"{A_BUNDLE}; UPDATE bundle SET sealed_at = now(), seal = 's'", "ck_bundle_sealed_is_whole"),
+    (f"{A_BUNDLE}; UPDATE bundle SET assembled_at = now(), digest = 'd', log_size = 1, checkpoint = 'c', proofs = 'p'",
+     "ck_bundle_assembled_is_whole"),
+    (f"{A_BUNDLE}; INSERT INTO bundle (report_id) SELECT report_id FROM bundle", "pk_bundle"),
+    ("INSERT INTO attestation (adapter_id, name, body) VALUES (gen_random_uuid(), 'n', 'b')",
+     "fk_attestation_adapter_id_adapter"),
     ("UPDATE request SET state = 'lost'", "invalid input value for enum request_state"),
     ("UPDATE job SET state = 'lost'", "invalid input value for enum job_state"),
     ("UPDATE request SET domain = 'secrets'", "invalid input value for enum request_domain"),
@@ -120,6 +132,8 @@ LEGAL = [
     "UPDATE example SET completion = NULL, content_sealed = NULL, removed_at = now()",
     "UPDATE adapter SET state = 'superseded'",
     "DELETE FROM audit_pending",
+    f"{A_BUNDLE}; UPDATE bundle SET sealed_at = now(), contents_digest = 'd', statement = 's', seal = 's', "
+    "audit_ids = '{1,2}', assembled_at = now(), digest = 'd', log_size = 1, checkpoint = 'c', proofs = 'p'",
     f"{A_LEAF} (0, 1, {HASH}), (1, 2, {HASH})",
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from sqlalchemy import create_engine, text
 from app import schema
 from app.audit_log.sequencing import number_all
 from app.auth import Role as KeyRole
+from app.bundles import repository as bundles
 from app.db import Database, transaction
 from app.lifecycle import JobState, RequestState
 from app.tables import (
@@ -263,3 +265,30 @@ def test_going_back_gathers_all_parts_also_where_the_first_has_expired(database_
     schema.upgrade(database_url)
     assert rows_of(database_url, "SELECT id, leaf FROM audit ORDER BY id") == before
     assert rows_of(database_url, "SELECT count(*) FROM audit_pending") == [(3,)]
+
+
+def test_reports_from_before_are_owed_a_bundle_and_a_broken_upgrade_is_begun_again(
+    database_url: str, tmp_path: Path
+) -> None:
+    fill(database_url, tmp_path)
+    db = Database(database_url)
+    with transaction(db) as session:
+        session.execute(text("UPDATE job SET state = 'failed', finished_at = now()"))
+        session.execute(
+            text(
+                "INSERT INTO report (id, job_id, digest, schema_version) "
+                "SELECT gen_random_uuid(), id, repeat('ab', 32), 'grail.report/1' FROM job"
+            )
+        )
+    before = described(database_url)
+    schema.downgrade(database_url, "0018")
+    for _ in range(2):
+        schema.upgrade(database_url, "0020")
+        assert described(database_url) == before
+        with transaction(db) as session:
+            session.execute(text("UPDATE alembic_version SET version_num = '0018'"))
+            session.execute(text("DROP INDEX ix_report_not_bundled"))
+    schema.upgrade(database_url)
+    with db.session_factory() as session:
+        assert len(bundles.owed(session, datetime.now(UTC), 10)) == 1
+    db.dispose()

@@ -15,10 +15,12 @@ import pytest
 
 from app.audit_log import signing
 from app.batches import service as batches
+from app.bundles import model_keys
 from app.config import Settings, load_settings
 from app.db import Database
 from app.errors import Unavailable
 from app.logs import configure_logs
+from tests.app.bundles.concluded import concluded
 from tests.app.service import Floor
 
 SECRET = "Ottoline Brandmayr"
@@ -30,7 +32,8 @@ def tasks(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     import worker.tasks as module
     from worker.celery import celery
 
-    for name in ("plan_batches", "run_job", "publish_job", "sweep", "deliver", "number_leaves", "issue_checkpoint"):
+    for name in ("plan_batches", "run_job", "publish_job", "sweep", "deliver", "number_leaves", "issue_checkpoint",
+                 "bundle_reports"):
         monkeypatch.setitem(celery.tasks[f"grail.{name}"].__dict__, "db", floor.db)
     return module
 
@@ -56,7 +59,7 @@ def test_every_task_is_routed_and_sends_ids_as_json_only(tasks: ModuleType) -> N
     assert celery.conf.task_acks_late and celery.conf.worker_prefetch_multiplier == 1
     rung = {entry["task"] for entry in celery.conf.beat_schedule.values()}
     assert rung == {"grail.plan_batches", "grail.sweep", "grail.deliver", "grail.remove_orphans"} | {
-        "grail.number_leaves", "grail.issue_checkpoint",
+        "grail.number_leaves", "grail.issue_checkpoint", "grail.bundle_reports",
     }  # fmt: skip
 
 
@@ -161,3 +164,21 @@ def test_leaves_are_numbered_and_wait_for_a_key_that_signs_them(
     load_settings.cache_clear()
     tasks.issue_checkpoint()
     assert floor.caller.call("admin", "GET", "/v1/log")["checkpoint_size"] == state["size"]
+
+
+def test_reports_are_bundled_by_one_ring_at_a_time(
+    tasks: ModuleType, floor: Floor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GRAIL_SIGNING_KEY_FILE", str(signing.ensure_file(tmp_path)))
+    monkeypatch.setenv("GRAIL_MODEL_SIGNING_KEY_FILE", str(model_keys.ensure_file(tmp_path)))
+    monkeypatch.setenv("GRAIL_LOG_ORIGIN", "log.example.com")
+    load_settings.cache_clear()
+    path = f"/v1/jobs/{concluded(floor)}/report.zip"
+    with tasks.bundle_reports.turn:
+        tasks.bundle_reports()
+    assert floor.caller.send("admin", "GET", path).status_code == 409
+    tasks.bundle_reports()
+    tasks.bundle_reports()
+    assert floor.caller.send("admin", "GET", path).status_code == 200
+    signed = floor.caller.call("admin", "GET", "/v1/models/people/adapters/2/attestations")["items"]
+    assert len(signed) == 5

@@ -1,0 +1,1 @@
+"""Bundles of reports for auditors, and signed statements about adapter versions."""
