@@ -281,7 +281,7 @@ def test_reports_from_before_are_owed_a_bundle_and_a_broken_upgrade_is_begun_aga
             )
         )
     before = described(database_url)
-    schema.downgrade(database_url, "0018")
+    schema.downgrade(database_url, "0019")
     for _ in range(2):
         schema.upgrade(database_url, "0020")
         assert described(database_url) == before
