@@ -36,10 +36,12 @@ def list_(
         show_json(items)
         return
     rows = [
-        [a["version"], a["name"], a["state"], a["active"], a["parent"], when(a["published_at"]), a["job_id"]]
+        [a["version"], a["name"], a["state"], a["active"], a["parent"], when(a["published_at"]), a["job_id"],
+         when(a["weights_destroyed_at"])]
         for a in items
-    ]
-    show_table(("VERSION", "NAME", "STATE", "ACTIVE", "PARENT", "PUBLISHED", "JOB"), rows, empty="There is no version.")
+    ]  # fmt: skip
+    columns = ("VERSION", "NAME", "STATE", "ACTIVE", "PARENT", "PUBLISHED", "JOB", "WEIGHTS DESTROYED")
+    show_table(columns, rows, empty="There is no version.")
 
 
 @adapters.command()

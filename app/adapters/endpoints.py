@@ -56,7 +56,7 @@ def get_adapter(session: DbSession, name: ModelName, version: Version, who: Anyo
     responses={
         200: {"content": {"application/x-tar": {"schema": {"type": "string", "format": "binary"}}}},
         **READ,
-        **problem_responses(Forbidden, service.Superseded, VersionDamaged),
+        **problem_responses(Forbidden, service.Superseded, service.WeightsDestroyed, VersionDamaged),
     },
 )
 def download_adapter(
@@ -81,8 +81,8 @@ def download_adapter(
     responses={
         **READ,
         **problem_responses(
-            BadRequest, Forbidden, service.NotActivatable, service.Superseded, service.ModelBusy, service.AliasMoved,
-            TooLarge, UnsupportedMediaType, VersionDamaged,
+            BadRequest, Forbidden, service.NotActivatable, service.Superseded, service.WeightsDestroyed,
+            service.ModelBusy, service.AliasMoved, TooLarge, UnsupportedMediaType, VersionDamaged,
         ),
     },
 )  # fmt: skip

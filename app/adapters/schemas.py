@@ -33,6 +33,9 @@ class AdapterView(BaseModel):
     created_at: datetime
     published_at: datetime | None
     superseded_at: datetime | None
+    weights_destroyed_at: datetime | None = Field(
+        description="when its weights went, which nobody can be given since; manifest and row stay"
+    )
 
 
 class AdapterDetail(AdapterView):

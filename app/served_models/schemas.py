@@ -115,6 +115,9 @@ class Policy(BaseModel):
     ended_content_days: int = Field(
         30, ge=0, le=3650, description="How long the texts of refused, withdrawn and failed requests are kept."
     )
+    superseded_weights_days: int = Field(
+        30, ge=0, le=3650, description="How long weights of superseded and rejected versions are kept."
+    )
     require_approval: bool = Field(False, description="An officer must approve before a candidate is published.")
     unlearn: Unlearn = Field(default_factory=UnlearnConfig)
     gate: GateConfig = Field(default_factory=GateConfig)

@@ -23,7 +23,10 @@ class AdapterState(StrEnum):
 
 
 class Adapter(Base):
-    """`name` is `<model>-v000042-<first 8 of the digest>`: never reused, since engines key caches by name."""
+    """`name` is `<model>-v000042-<first 8 of the digest>`: never reused, since engines key caches by name.
+
+    From `weights_doomed_at` on nobody is given the weights any more; at `weights_destroyed_at` their file was gone.
+    """
 
     __tablename__ = "adapter"
 
@@ -40,6 +43,8 @@ class Adapter(Base):
     created_at: Mapped[Created]
     published_at: Mapped[datetime | None]
     superseded_at: Mapped[datetime | None]
+    weights_doomed_at: Mapped[datetime | None]
+    weights_destroyed_at: Mapped[datetime | None]
 
     __table_args__ = (
         UniqueConstraint("served_model_id", "version"),
@@ -47,6 +52,21 @@ class Adapter(Base):
         CheckConstraint("length(digest) = 64", name="digest_is_sha256"),
         CheckConstraint(
             "state NOT IN ('published', 'superseded') OR published_at IS NOT NULL", name="published_at_is_set"
+        ),
+        CheckConstraint(
+            "weights_doomed_at IS NULL OR state IN ('superseded', 'rejected')", name="what_is_served_keeps_its_weights"
+        ),
+        CheckConstraint("weights_destroyed_at IS NULL OR weights_doomed_at IS NOT NULL", name="doomed_then_destroyed"),
+        Index(
+            "ix_adapter_weights_kept",
+            "served_model_id",
+            "version",
+            postgresql_where="state IN ('superseded', 'rejected') AND weights_doomed_at IS NULL",
+        ),
+        Index(
+            "ix_adapter_weights_doomed",
+            "weights_doomed_at",
+            postgresql_where="weights_doomed_at IS NOT NULL AND weights_destroyed_at IS NULL",
         ),
     )
 
