@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from app.adapters import repository
+from app.adapters import recipients_repository, repository
 from app.adapters.files import WrittenVersion, verify_version
 from app.adapters.schemas import Activate, Activated, AdapterDetail, AdapterPage, AdapterView, ReplicaView
 from app.audit.service import record
@@ -229,8 +229,11 @@ def ready_to_download(session: Session, name: str, version: int, who: Principal,
     return adapter
 
 
-def acknowledge(session: Session, name: str, replica_id: str, version: int, digest: str, now: datetime) -> Replica:
-    """A replica says what it serves. Raises NotFound, DigestMismatch."""
+def acknowledge(
+    session: Session, name: str, replica_id: str, version: int, digest: str, who: Principal, now: datetime
+) -> Replica:
+    """A replica says what it serves; that it has had the version stays known when it serves another one. Raises
+    NotFound, DigestMismatch."""
     model = model_named(session, name, lock=True)  # two first words of one replica make one row
     adapter = version_of(session, model, version)
     if adapter.digest != digest:
@@ -240,7 +243,9 @@ def acknowledge(session: Session, name: str, replica_id: str, version: int, dige
         row = Replica(served_model_id=model.id, replica_id=replica_id)
         session.add(row)
     row.adapter_id, row.digest, row.acknowledged_at = adapter.id, digest, now
+    row.key_id = who.key_id
     session.flush()
+    recipients_repository.note_replica(session, adapter.id, row.id)
     record(session, "replica.acknowledged", subject_id=str(row.id), adapter_id=str(adapter.id), digest=digest)
     return row
 

@@ -1,6 +1,6 @@
 """ORM only, one file a noun. Importing this package registers every table with `Base.metadata`."""
 
-from app.tables.adapter import Adapter, AdapterDownload, AdapterState
+from app.tables.adapter import Adapter, AdapterDownload, AdapterRecipient, AdapterState
 from app.tables.audit import Audit
 from app.tables.base import Base
 from app.tables.batch import Batch, BatchExample, BatchMember, BatchReason
@@ -21,6 +21,7 @@ from app.tables.worker import Worker
 __all__ = [
     "Adapter",
     "AdapterDownload",
+    "AdapterRecipient",
     "AdapterState",
     "Audit",
     "AuditPending",

@@ -83,3 +83,26 @@ class AdapterDownload(Base):
     downloaded_at: Mapped[Created]
 
     __table_args__ = (Index("ix_adapter_download_adapter_id", "adapter_id", "id"),)
+
+
+class AdapterRecipient(Base):
+    """One who has a version, a key or a replica of it: that a replica said so once, and that an officer has told the
+    one or the other that the version is superseded, by which channel. Keys that were not told have receipts alone."""
+
+    __tablename__ = "adapter_recipient"
+
+    id: Mapped[Id]
+    adapter_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("adapter.id"))
+    key_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("key.id"))
+    replica_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("replica.id"))
+    created_at: Mapped[Created]
+    notified_at: Mapped[datetime | None]
+    notified_by: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("key.id"))
+    channel: Mapped[str | None] = mapped_column(String(32))
+
+    __table_args__ = (
+        UniqueConstraint("adapter_id", "key_id"),
+        UniqueConstraint("adapter_id", "replica_id"),
+        CheckConstraint("num_nonnulls(key_id, replica_id) = 1", name="key_or_replica"),
+        CheckConstraint("num_nonnulls(notified_at, notified_by, channel) IN (0, 3)", name="notice_is_whole"),
+    )
