@@ -28,6 +28,7 @@ from app.keys.usage import KeyUsage
 from app.limits import BodyLimit, Bounds, HangUp, RequestIds
 from app.logs import configure_logs
 from app.methods.endpoints import router as methods
+from app.officer.endpoints import router as officer
 from app.opendsr.endpoints import router as opendsr
 from app.opendsr.errors import in_their_form
 from app.rates.admission import Admission
@@ -55,7 +56,7 @@ Every error is a problem document (RFC 9457) that says what is wrong and how to 
 
 ROUTERS = (
     requests, decisions, imports, jobs, events, webhooks, opendsr, reports, served_models, adapters, methods,
-    audit_log, description, telemetry, health.router,
+    officer, audit_log, description, telemetry, health.router,
 )  # fmt: skip
 """Their routes stand in the application as they are: included routers would be looked through at each call."""
 

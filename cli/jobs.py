@@ -122,7 +122,7 @@ def cancel(job_id: JobId, url: Url = None, key: Key = None) -> None:
 
 @jobs.command()
 def approve(job_id: JobId, url: Url = None, key: Key = None) -> None:
-    """Publish a candidate that awaits approval (officer)."""
+    """Approve a candidate (officer); it is published once as many officers have as the policy asks for."""
     _say(connect(url, key).post(at("jobs", job_id, "approve")))
 
 
@@ -138,7 +138,9 @@ def refuse(
 
 
 def _say(job: dict[str, Any]) -> None:
-    hint(f"The job is {job['state']}.")
+    missing = job["approvals_missing"]
+    left = f"; approvals missing: {missing}, by another officer" if missing else ""
+    hint(f"The job is {job['state']}{left}.")
 
 
 def _watch(api: Remote, job_id: str) -> None:

@@ -1,4 +1,4 @@
-"""The end of old versions' weights, and who was told of them.
+"""The end of old versions' weights, who was told of them, and approvals by two.
 
 Expanding only: columns are nullable, indexes are built while the service writes.
 """
@@ -58,6 +58,20 @@ def upgrade() -> None:
         sa.UniqueConstraint("adapter_id", "replica_id", name="uq_adapter_recipient_adapter_id_replica_id"),
         if_not_exists=True,
     )
+    op.create_table(
+        "approval",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("job_id", sa.Uuid(), nullable=False),
+        sa.Column("key_id", sa.Uuid(), nullable=False),
+        sa.Column("needed", sa.Integer(), nullable=False),
+        sa.Column("created_at", TIME, server_default=sa.text("now()"), nullable=False),
+        sa.CheckConstraint("needed >= 1", name="one_is_needed"),
+        sa.ForeignKeyConstraint(["job_id"], ["job.id"], name="fk_approval_job_id_job"),
+        sa.ForeignKeyConstraint(["key_id"], ["key.id"], name="fk_approval_key_id_key"),
+        sa.PrimaryKeyConstraint("id", name="pk_approval"),
+        sa.UniqueConstraint("job_id", "key_id", name="uq_approval_job_id_key_id"),
+        if_not_exists=True,
+    )
     with op.get_context().autocommit_block():
         for table, name, kind in COLUMNS:
             op.add_column(table, sa.Column(name, kind, nullable=True), if_not_exists=True)
@@ -84,3 +98,4 @@ def downgrade() -> None:
     for table, name, _ in reversed(COLUMNS):
         op.drop_column(table, name)
     op.drop_table("adapter_recipient")
+    op.drop_table("approval")

@@ -83,6 +83,7 @@ ROLES: dict[tuple[str, str], frozenset[str]] = {
     ("POST", "/v1/models/{name}/adapters/{version}/activate"): STEWARD,
     ("GET", "/v1/models/{name}/adapters/{version}/recipients"): OFFICER,
     ("POST", "/v1/models/{name}/adapters/{version}/recipients/{recipient_id}/notified"): OFFICER,
+    ("GET", "/v1/officer/queue"): OFFICER,
     ("GET", "/v1/log"): ANYONE,
     ("GET", "/v1/log/checkpoint"): ANYONE,
     ("GET", "/v1/log/keys"): ANYONE,
