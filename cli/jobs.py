@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -111,6 +112,28 @@ def report(
         show_json(answer.json())
         return
     out.write_bytes(answer.content)
+    hint(f"Written to {out}.")
+
+
+@jobs.command()
+def reports(
+    first: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First day, by UTC.")],
+    last: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="Last day, by UTC.")],
+    out: Annotated[Path | None, typer.Option(help="File to write.")] = None,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Fetch the reports of all jobs that ended in a period, with an index, as one archive (officer)."""
+    days = {"from": f"{first:%Y-%m-%d}", "to": f"{last:%Y-%m-%d}"}
+    out = out or Path(f"grail-reports-{days['from']}-to-{days['to']}.zip")
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        with connect(url, key).stream(at("reports.zip"), **days) as answer, partial.open("wb") as file:
+            for chunk in answer.iter_bytes():
+                file.write(chunk)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
     hint(f"Written to {out}.")
 
 

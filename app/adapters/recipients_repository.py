@@ -44,7 +44,7 @@ def keys(session: Session, adapter: Adapter, after: uuid.UUID | None, limit: int
         .group_by(AdapterDownload.key_id)
         .subquery()
     )
-    statement = (
+    statement: Select[Any] = (
         select(
             Key.id, Key.name, pulled.c.first_at, pulled.c.last_at, pulled.c.downloads,
             serving.label("acknowledged_version"), *NOTICE,
@@ -61,7 +61,7 @@ def keys(session: Session, adapter: Adapter, after: uuid.UUID | None, limit: int
 
 def replicas(session: Session, adapter: Adapter, after: uuid.UUID | None, limit: int) -> Sequence[Row[Any]]:
     """Replicas that serve a version or once said so, in id order: the same columns."""
-    statement = (
+    statement: Select[Any] = (
         select(
             Replica.id, Replica.replica_id.label("name"), AdapterRecipient.created_at.label("first_at"),
             Replica.acknowledged_at.label("last_at"), Current.version.label("acknowledged_version"), *NOTICE,

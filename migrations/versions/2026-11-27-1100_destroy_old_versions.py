@@ -1,4 +1,4 @@
-"""The end of old versions' weights, who was told of them, and approvals by two.
+"""The end of old versions' weights, who was told of them, approvals by two, and jobs by their end.
 
 Expanding only: columns are nullable, indexes are built while the service writes.
 """
@@ -32,6 +32,7 @@ INDEXES = {
     "ix_adapter_weights_doomed": (
         "adapter", ["weights_doomed_at"], "weights_doomed_at IS NOT NULL AND weights_destroyed_at IS NULL",
     ),
+    "ix_job_finished_at_id": ("job", ["finished_at", "id"], "finished_at IS NOT NULL"),
     "ix_replica_key_id": ("replica", ["key_id"], "key_id IS NOT NULL"),
 }  # fmt: skip
 

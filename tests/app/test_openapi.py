@@ -84,6 +84,8 @@ ROLES: dict[tuple[str, str], frozenset[str]] = {
     ("GET", "/v1/models/{name}/adapters/{version}/recipients"): OFFICER,
     ("POST", "/v1/models/{name}/adapters/{version}/recipients/{recipient_id}/notified"): OFFICER,
     ("GET", "/v1/officer/queue"): OFFICER,
+    ("GET", "/v1/statistics"): OFFICER,
+    ("GET", "/v1/reports.zip"): OFFICER,
     ("GET", "/v1/log"): ANYONE,
     ("GET", "/v1/log/checkpoint"): ANYONE,
     ("GET", "/v1/log/keys"): ANYONE,

@@ -134,7 +134,8 @@ FILL = text(
     INSERT INTO request (id, served_model_id, domain, state, tries, settings, created_by, received_at, due_at,
                          completed_at)
     SELECT gen_random_uuid(), :model, 'privacy',
-           CASE WHEN n % 500 = 0 THEN 'notice' ELSE 'published' END::request_state, '{}', :key, CAST(:now AS timestamptz) - interval '40 days', CAST(:now AS timestamptz) - interval '1 day',
+           CASE WHEN n % 500 = 0 THEN 'notice' ELSE 'published' END::request_state,
+           0, '{}', :key, CAST(:now AS timestamptz) - interval '40 days', CAST(:now AS timestamptz) - interval '1 day',
            CASE WHEN n % 500 <> 0 THEN CAST(:now AS timestamptz) END
     FROM generate_series(1, 5000) AS n
     """
