@@ -15,7 +15,7 @@ from app.tables import Adapter, AdapterDownload, AdapterRecipient, Key, Replica
 
 Officer = aliased(Key)
 Current = aliased(Adapter)
-NOTICE = (AdapterRecipient.notified_at, AdapterRecipient.channel, Officer.name.label("notified_by"))
+NOTICE: tuple[Any, ...] = (AdapterRecipient.notified_at, AdapterRecipient.channel, Officer.name.label("notified_by"))
 
 
 def note_replica(session: Session, adapter_id: uuid.UUID, replica_id: uuid.UUID) -> None:
@@ -44,7 +44,7 @@ def keys(session: Session, adapter: Adapter, after: uuid.UUID | None, limit: int
         .group_by(AdapterDownload.key_id)
         .subquery()
     )
-    statement: Select[Any] = (
+    statement = (
         select(
             Key.id, Key.name, pulled.c.first_at, pulled.c.last_at, pulled.c.downloads,
             serving.label("acknowledged_version"), *NOTICE,
@@ -61,11 +61,13 @@ def keys(session: Session, adapter: Adapter, after: uuid.UUID | None, limit: int
 
 def replicas(session: Session, adapter: Adapter, after: uuid.UUID | None, limit: int) -> Sequence[Row[Any]]:
     """Replicas that serve a version or once said so, in id order: the same columns."""
-    statement: Select[Any] = (
-        select(
-            Replica.id, Replica.replica_id.label("name"), AdapterRecipient.created_at.label("first_at"),
-            Replica.acknowledged_at.label("last_at"), Current.version.label("acknowledged_version"), *NOTICE,
-        )
+    shown: tuple[Any, ...] = (
+        Replica.id, Replica.replica_id.label("name"), AdapterRecipient.created_at.label("first_at"),
+        Replica.acknowledged_at.label("last_at"), Current.version.label("acknowledged_version"), *NOTICE,
+    )  # fmt: skip
+    statement = (
+        select(*shown)
+        .select_from(Replica)
         .join(Current, Current.id == Replica.adapter_id)
         .outerjoin(
             AdapterRecipient,
@@ -76,7 +78,7 @@ def replicas(session: Session, adapter: Adapter, after: uuid.UUID | None, limit:
             Replica.served_model_id == adapter.served_model_id,
             or_(Replica.adapter_id == adapter.id, AdapterRecipient.id.is_not(None)),
         )
-    )  # fmt: skip
+    )
     return session.execute(_page(statement, Replica.id, after, limit)).all()
 
 

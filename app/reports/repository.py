@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, select, tuple_
+from sqlalchemy import Row, select, tuple_
 from sqlalchemy.orm import Session
 
 from app.tables import Adapter, BatchMember, Job, Report, Request, ServedModel
@@ -41,8 +41,12 @@ def concluded(
 ) -> Sequence[Row[Any]]:
     """Jobs that ended from `start` to before `end`, in that order, behind `after`: (id, name of the served model,
     state, finished_at, version that it made, digest of its report)."""
-    statement: Select[Any] = (
-        select(Job.id, ServedModel.name, Job.state, Job.finished_at, Adapter.version, Report.digest)
+    shown: tuple[Any, ...] = (
+        Job.id, ServedModel.name, Job.state, Job.finished_at, Adapter.version, Report.digest,
+    )  # fmt: skip
+    statement = (
+        select(*shown)
+        .select_from(Job)
         .join(ServedModel, ServedModel.id == Job.served_model_id)
         .outerjoin(Adapter, Adapter.id == Job.candidate_adapter_id)
         .outerjoin(Report, Report.job_id == Job.id)
