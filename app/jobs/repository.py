@@ -158,14 +158,14 @@ def adapter(session: Session, adapter_id: uuid.UUID) -> Adapter:
     return session.get_one(Adapter, adapter_id)
 
 
-def approvals(session: Session, job_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, tuple[frozenset[uuid.UUID], int]]:
-    """(holders of keys that approved it, how many were needed at most) of each of these jobs that has any."""
+def approvals(session: Session, job_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, frozenset[uuid.UUID]]:
+    """Holders of keys that approved it, of each of these jobs that has any."""
     statement = (
-        select(Approval.job_id, func.array_agg(Approval.key_id), func.max(Approval.needed))
+        select(Approval.job_id, func.array_agg(Approval.key_id))
         .where(Approval.job_id.in_(job_ids))
         .group_by(Approval.job_id)
     )
-    return {row[0]: (frozenset(row[1]), row[2]) for row in session.execute(statement)}
+    return {row[0]: frozenset(row[1]) for row in session.execute(statement)}
 
 
 def note_outcomes(session: Session, job: Job, outcomes: Mapping[uuid.UUID, str]) -> None:

@@ -49,7 +49,7 @@ def test_two_officers_are_asked_and_the_queue_says_so(
     assert (item["id"], item["approvals_missing"]) == (job_id, 2)
     assert "approvals missing: 1, by another officer" in grail("jobs", "approve", job_id).err
     assert job_id in grail("officer", "queue").out
-    assert "yours among them" in grail("jobs", "approve", job_id, expect=1).err
+    assert "1 more must approve it" in grail("jobs", "approve", job_id, expect=1).err
     with transaction(db) as session:
         _, second = create_key(session, "second", Role.OFFICER)
     said = grail("jobs", "approve", job_id, "--key", second)

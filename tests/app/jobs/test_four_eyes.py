@@ -81,7 +81,7 @@ def test_the_same_officer_twice_is_refused_with_a_new_key_too(awaiting: tuple[Fl
     for role in ("officer", "rotated"):
         answer = floor.caller.send(role, "POST", f"/v1/jobs/{job_id}/approve")
         assert (answer.status_code, slug(answer)) == (409, "already-approved")
-        assert "Another officer" in answer.json()["mend"] and "1 of 2" in answer.json()["detail"]
+        assert "Another officer" in answer.json()["mend"] and "1 more must approve" in answer.json()["detail"]
     assert floor.job(job_id).state is JobState.AWAITING_APPROVAL
     assert len(leaves(floor)) == 1
 
