@@ -19,6 +19,8 @@ IN_MEMORY = 1 << 20
 CHUNK = 1 << 16
 UTF8 = 0x0800
 UNIX, REGULAR_FILE = 3 << 8, 0o100644 << 16
+FIRST_YEAR, LAST_YEAR = 1980, 2107
+"""Years that an entry can name; others are told as the nearest."""
 PLAIN, ZIP64 = 20, 45
 """Versions needed to read."""
 
@@ -68,7 +70,7 @@ class ZipStream:
     def _head(self, name: str, size: int, crc: int, at: datetime) -> bytes:
         """The local header of an entry of so many bytes (below 4 GiB), which is noted for the directory."""
         raw = name.encode()
-        day = (max(at.year - 1980, 0) << 9) | (at.month << 5) | at.day
+        day = (min(max(at.year, FIRST_YEAR), LAST_YEAR) - FIRST_YEAR << 9) | (at.month << 5) | at.day
         second = (at.hour << 11) | (at.minute << 5) | (at.second // 2)
         common = struct.pack("<HHHHIII", UTF8, 0, second, day, crc, size, size)
         far = self.offset >= MOST_BYTES

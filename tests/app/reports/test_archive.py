@@ -164,6 +164,12 @@ def stream() -> Iterator[ZipStream]:
         yield made
 
 
+@pytest.mark.parametrize(("first", "last"), [("0001-01-01", "0001-01-01"), ("0001-01-01", "9998-12-31")])
+def test_a_period_that_no_entry_of_an_archive_can_name_is_an_archive(shared: Floor, first: str, last: str) -> None:
+    answer = shared.caller.send("officer", "GET", PATH, params={"from": first, "to": last})
+    assert opened(answer.content).namelist()[-1] == "index.csv"
+
+
 def test_an_archive_that_breaks_off_is_no_archive(stream: ZipStream) -> None:
     raw = b"".join([*stream.entry("a", b"1", AT), *stream.entry("b", b"2", AT)])
     with pytest.raises(zipfile.BadZipFile):
