@@ -30,17 +30,20 @@ from app.keys.usage import KeyUsage
 from app.limits import BodyLimit, Bounds, HangUp, RequestIds
 from app.logs import configure_logs
 from app.methods.endpoints import router as methods
+from app.officer.endpoints import router as officer
 from app.opendsr.endpoints import router as opendsr
 from app.opendsr.errors import in_their_form
 from app.rates.admission import Admission
 from app.rates.counting import Counting
 from app.rates.errors import RateLimited
+from app.reports.archive_endpoints import router as reports_archive
 from app.reports.endpoints import router as reports
 from app.requests.decision_endpoints import router as decisions
 from app.requests.endpoints import router as requests
 from app.requests.quick import KnownModels
 from app.secret import masters
 from app.served_models.endpoints import router as served_models
+from app.statistics.endpoints import router as statistics
 from app.telemetry.endpoints import router as telemetry
 from app.telemetry.http import Exchanges
 from app.telemetry.metrics import Metrics
@@ -57,7 +60,7 @@ Every error is a problem document (RFC 9457) that says what is wrong and how to 
 
 ROUTERS = (
     requests, decisions, imports, jobs, events, webhooks, opendsr, reports, bundles, served_models, adapters, methods,
-    audit_log, description, telemetry, health.router,
+    officer, statistics, reports_archive, audit_log, description, telemetry, health.router,
 )  # fmt: skip
 """Their routes stand in the application as they are: included routers would be looked through at each call."""
 

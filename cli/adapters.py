@@ -36,10 +36,12 @@ def list_(
         show_json(items)
         return
     rows = [
-        [a["version"], a["name"], a["state"], a["active"], a["parent"], when(a["published_at"]), a["job_id"]]
+        [a["version"], a["name"], a["state"], a["active"], a["parent"], when(a["published_at"]), a["job_id"],
+         when(a["weights_destroyed_at"])]
         for a in items
-    ]
-    show_table(("VERSION", "NAME", "STATE", "ACTIVE", "PARENT", "PUBLISHED", "JOB"), rows, empty="There is no version.")
+    ]  # fmt: skip
+    columns = ("VERSION", "NAME", "STATE", "ACTIVE", "PARENT", "PUBLISHED", "JOB", "WEIGHTS DESTROYED")
+    show_table(columns, rows, empty="There is no version.")
 
 
 @adapters.command()
@@ -126,3 +128,41 @@ def activate(
     """Point the served model at a version: forward, or back unless that would undo an erasure."""
     body = {"reason": reason, "expected_revision": expected_revision}
     show_fields(connect(url, key).post(at("models", model, "adapters", version, "activate"), body))
+
+
+@adapters.command()
+def recipients(
+    model: Model,
+    version: Version,
+    limit: Annotated[int, typer.Option(min=1)] = 200,
+    url: Url = None,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Who has a version, and whether they were told that it is superseded (officer)."""
+    items = connect(url, key).pages(at("models", model, "adapters", version, "recipients"), limit)
+    if as_json:
+        show_json(items)
+        return
+    rows = [
+        [r["id"], r["kind"], r["name"], r["state"].replace("_", " "), when(r["last_at"]), r["acknowledged_version"],
+         when(r["notified_at"]), r["notified_by"], r["channel"]]
+        for r in items
+    ]  # fmt: skip
+    columns = ("ID", "KIND", "NAME", "STATE", "LAST", "SERVES", "NOTIFIED", "BY", "CHANNEL")
+    show_table(columns, rows, empty="Nobody has pulled or served this version.")
+
+
+@adapters.command()
+def notified(
+    model: Model,
+    version: Version,
+    recipient_id: Annotated[str, typer.Argument(help="The recipient's id, as `recipients` lists it.")],
+    channel: Annotated[str, typer.Option(help="One word for how they were told: mail, letter, portal.")],
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Note that a recipient of a superseded version was told (officer)."""
+    path = at("models", model, "adapters", version, "recipients", recipient_id, "notified")
+    told = connect(url, key).post(path, {"channel": channel})
+    hint(f"{told['name']} is {told['state'].replace('_', ' ')}.")

@@ -112,9 +112,12 @@ def _tell(found: Checked, as_json: bool) -> None:
     """What was found; exit code 1 unless it is whole."""
     if as_json:
         show_json({"whole": found.whole, "versions": found.versions, "documents": found.documents,
+                   "without_weights": found.without_weights,
                    "missing": found.missing, "damaged": found.damaged, "orphans": found.orphans})  # fmt: skip
     else:
         hint(f"{found.versions} versions and {found.documents} documents are named by rows.")
+        if found.without_weights:
+            hint(f"{found.without_weights} versions have no weights any more: they were destroyed, as is meant.")
         for word in ("missing", "damaged", "orphans"):
             names: list[str] = getattr(found, word)
             if names:

@@ -15,7 +15,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,8 @@ def create(url: str, data_dir: Path, into: Path, *, schema: str, server_major: i
         files = {DUMP: _digest(partial / DUMP)}
         for path in kept_files(data_dir):
             name_inside = str(path.relative_to(data_dir))
-            files[name_inside] = _copy(path, partial / name_inside)
+            with suppress(FileNotFoundError):  # its time was over meanwhile
+                files[name_inside] = _copy(path, partial / name_inside)
         document = {
             "form": FORM, "created_at": datetime.now(UTC).isoformat(timespec="seconds"), "schema": schema,
             "postgres": server_major, "files": files,

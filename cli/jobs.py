@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -145,6 +146,28 @@ def _size_of(since: str) -> int:
 
 
 @jobs.command()
+def reports(
+    first: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First day, by UTC.")],
+    last: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="Last day, by UTC.")],
+    out: Annotated[Path | None, typer.Option(help="File to write.")] = None,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Fetch the reports of all jobs that ended in a period, with an index, as one archive (officer)."""
+    days = {"from": f"{first:%Y-%m-%d}", "to": f"{last:%Y-%m-%d}"}
+    out = out or Path(f"grail-reports-{days['from']}-to-{days['to']}.zip")
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        with connect(url, key).stream(at("reports.zip"), **days) as answer, partial.open("wb") as file:
+            for chunk in answer.iter_bytes():
+                file.write(chunk)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    hint(f"Written to {out}.")
+
+
+@jobs.command()
 def cancel(job_id: JobId, url: Url = None, key: Key = None) -> None:
     """Cancel a queued or running job; its requests then need attention."""
     _say(connect(url, key).post(at("jobs", job_id, "cancel")))
@@ -152,7 +175,7 @@ def cancel(job_id: JobId, url: Url = None, key: Key = None) -> None:
 
 @jobs.command()
 def approve(job_id: JobId, url: Url = None, key: Key = None) -> None:
-    """Publish a candidate that awaits approval (officer)."""
+    """Approve a candidate (officer); it is published once as many officers have as the policy asks for."""
     _say(connect(url, key).post(at("jobs", job_id, "approve")))
 
 
@@ -168,7 +191,9 @@ def refuse(
 
 
 def _say(job: dict[str, Any]) -> None:
-    hint(f"The job is {job['state']}.")
+    missing = job["approvals_missing"]
+    left = f"; approvals missing: {missing}, by another officer" if missing else ""
+    hint(f"The job is {job['state']}{left}.")
 
 
 def _watch(api: Remote, job_id: str) -> None:

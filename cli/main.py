@@ -24,6 +24,7 @@ from cli.keys import keys, migrate
 from cli.log import log
 from cli.methods import methods
 from cli.models import models
+from cli.officer import officer
 from cli.plan import plan
 from cli.requests import requests
 from cli.serve import run_api, run_worker, serve
@@ -55,6 +56,7 @@ requests.command("import")(import_file)
 app.add_typer(requests, name="requests", rich_help_panel=USE)
 app.add_typer(jobs, name="jobs", rich_help_panel=USE)
 app.add_typer(adapters, name="adapters", rich_help_panel=USE)
+app.add_typer(officer, name="officer", rich_help_panel=USE)
 app.add_typer(webhooks, name="webhooks", rich_help_panel=USE)
 app.command(rich_help_panel=USE)(events)
 app.command(rich_help_panel=USE)(methods)

@@ -49,6 +49,26 @@ def submit(
     typer.echo(request["id"])
 
 
+@requests.command()
+def statistics(
+    year: Annotated[int, typer.Option(help="Of receipt, by UTC.")],
+    model: Annotated[str | None, typer.Option(help="Of this served model.")] = None,
+    url: Url = None,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """What became of a year's requests, by domain and regulation (officer)."""
+    found = connect(url, key).get(at("statistics"), year=year, served_model=model)
+    if as_json:
+        show_json(found)
+        return
+    groups = [*found["groups"], {"domain": "all", "regulation": "all", **found["total"]}]
+    names = ("received", "done", "refused", "withdrawn", "failed", "open", "overdue", "median_days", "p90_days")
+    rows = [[g["domain"], g["regulation"], *(g[name] for name in names)] for g in groups]
+    columns = ("DOMAIN", "REGULATION", *(name.replace("_", " ").upper() for name in names))
+    show_table(columns, rows, empty="")
+
+
 @requests.command("list")
 def list_(
     state: Annotated[RequestState | None, typer.Option()] = None,

@@ -267,18 +267,33 @@ def _sync(directory: Path) -> None:
     sync_directory(directory)
 
 
-def verify_version(directory: Path, manifest: dict[str, Any]) -> None:
-    """The files on disk are those of the manifest, itself included. Raises VersionDamaged naming the file."""
+def verify_version(directory: Path, manifest: dict[str, Any], *, weights: bool = True) -> None:
+    """The files on disk are those of the manifest, itself included; without `weights` all but the weights, which may be
+    gone. Raises VersionDamaged naming the file."""
     file = MANIFEST
     try:
         if read_config(directory / MANIFEST) != manifest:
             raise ValueError("another manifest")
         for entry in manifest["files"]:
             file = entry["file"]
+            if file == WEIGHTS and not weights:
+                continue
             if file_digest(directory / file) != entry["sha256"]:
                 raise ValueError("other bytes")
     except (OSError, ValueError):
         raise VersionDamaged(f"{file} is missing or not as the manifest has it") from None
+
+
+def destroy_weights(directory: Path) -> None:
+    """Remove a version's weights for good; manifest and configuration stay. Again is the same. Raises OSError."""
+    (directory / WEIGHTS).unlink(missing_ok=True)
+    if directory.is_dir():
+        sync_directory(directory)
+
+
+def has_weights(directory: Path) -> bool:
+    """Whether a version's weights lie there."""
+    return (directory / WEIGHTS).exists()
 
 
 def tar_size(directory: Path) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -33,6 +34,9 @@ class AdapterView(BaseModel):
     created_at: datetime
     published_at: datetime | None
     superseded_at: datetime | None
+    weights_destroyed_at: datetime | None = Field(
+        description="when its weights went, which nobody can be given since; manifest and row stay"
+    )
 
 
 class AdapterDetail(AdapterView):
@@ -91,3 +95,54 @@ class ReplicaList(BaseModel):
     """Every replica that ever acknowledged."""
 
     items: list[ReplicaView]
+
+
+class RecipientKind(StrEnum):
+    """What has a version."""
+
+    KEY = "key"
+    REPLICA = "replica"
+
+
+class RecipientState(StrEnum):
+    """Whether one who has a superseded version has heard of it."""
+
+    NOT_NOTIFIED = "not_notified"
+    NOTIFIED = "notified"
+    ACKNOWLEDGED = "acknowledged"
+
+
+class Recipient(BaseModel):
+    """One who has a version. Of a replica that spoke before this was noted, `first_at` is not known."""
+
+    id: uuid.UUID
+    kind: RecipientKind
+    name: str = Field(description="of the key, or as the replica calls itself")
+    state: RecipientState
+    first_at: datetime | None = Field(description="first download, or first word of serving it")
+    last_at: datetime = Field(description="last download, or the replica's last word about any version")
+    downloads: int | None = Field(description="of a key; null for a replica")
+    acknowledged_version: int | None = Field(
+        description="what it serves by its last word; of a key the oldest that a replica with this key serves"
+    )
+    notified_at: datetime | None
+    notified_by: str | None = Field(description="name of the officer's key")
+    channel: str | None
+
+
+class RecipientPage(BaseModel):
+    """In the order of ids; `next_cursor` is null on the last page."""
+
+    version: int
+    state: AdapterState
+    superseded_at: datetime | None
+    items: list[Recipient]
+    next_cursor: str | None
+
+
+class Notice(BaseModel):
+    """That a recipient was told, and how."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"channel": "mail"}]})
+
+    channel: Annotated[str, Field(pattern="^[a-z][a-z0-9-]{0,31}$", description="one word: mail, letter, portal")]

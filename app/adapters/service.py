@@ -10,12 +10,12 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from app.adapters import repository
+from app.adapters import recipients_repository, repository
 from app.adapters.files import WrittenVersion, verify_version
 from app.adapters.schemas import Activate, Activated, AdapterDetail, AdapterPage, AdapterView, ReplicaView
 from app.audit.service import record
 from app.auth import Principal, Role
-from app.errors import BadRequest, Conflict, Forbidden, NotFound
+from app.errors import BadRequest, Conflict, Forbidden, Gone, NotFound
 from app.tables import Adapter, AdapterDownload, AdapterState, Job, Replica, ServedModel
 
 REASON_MIN_CHARS = 10
@@ -43,6 +43,14 @@ class Superseded(Conflict):
     type = "superseded"
     title = "This version still holds what a later erasure removed"
     mend = f"Only an officer may use it, and only with a reason of at least {REASON_MIN_CHARS} characters."
+
+
+class WeightsDestroyed(Gone):
+    """A version of which manifest and row are left."""
+
+    type = "weights-destroyed"
+    title = "The weights of this version were destroyed"
+    mend = "Nobody can bring them back, which is what they were destroyed for. Take the active version."
 
 
 class ModelBusy(Conflict):
@@ -86,6 +94,7 @@ def view(session: Session, model: ServedModel, adapters: Sequence[Adapter], who:
             version=a.version, name=a.name, digest=a.digest, state=a.state, active=a.id == model.active_adapter_id,
             parent=parents.get(a.parent_id) if a.parent_id else None, job_id=a.job_id if sees_jobs else None,
             created_at=a.created_at, published_at=a.published_at, superseded_at=a.superseded_at,
+            weights_destroyed_at=a.weights_destroyed_at or a.weights_doomed_at,
         )
         for a in adapters
     ]  # fmt: skip
@@ -154,11 +163,12 @@ def publish(session: Session, job: Job, candidate: Adapter, now: datetime) -> No
 
 def activate(session: Session, name: str, version: int, ask: Activate, who: Principal) -> Activated:
     """Forward, and back unless that would undo a completed erasure. The reason's digest is audited. Raises NotFound,
-    NotActivatable, Superseded, ModelBusy, AliasMoved, VersionDamaged."""
+    NotActivatable, Superseded, WeightsDestroyed, ModelBusy, AliasMoved, VersionDamaged."""
     model = model_named(session, name, lock=True)  # no job can be claimed meanwhile
     adapter = version_of(session, model, version)
     if adapter.state in {AdapterState.CANDIDATE, AdapterState.REJECTED}:
         raise NotActivatable(f"the version is {adapter.state}: it did not pass, or has not yet passed, its gate")
+    _refuse_destroyed(adapter)
     _refuse_superseded(adapter, who, ask.reason)
     busy = repository.job_at_work(session, model.id)
     if busy is not None:
@@ -194,15 +204,22 @@ def _refuse_superseded(adapter: Adapter, who: Principal, reason: str | None) -> 
         raise Superseded(f"version {adapter.version} is superseded, and the reason is too short")
 
 
+def _refuse_destroyed(adapter: Adapter) -> None:
+    """From the promise on, whether the file is gone yet or not."""
+    if adapter.weights_doomed_at is not None:
+        gone = (adapter.weights_destroyed_at or adapter.weights_doomed_at).isoformat(timespec="seconds")
+        raise WeightsDestroyed(f"version {adapter.version} was {adapter.state}; its weights went at {gone}")
+
+
 def ready_to_download(session: Session, name: str, version: int, who: Principal, reason: str | None) -> Adapter:
-    """The version, verified on disk, with a receipt of who pulled it. Raises NotFound, NotActivatable, Superseded,
-    VersionDamaged."""
+    """The version, verified on disk, with a receipt of who pulled it. Raises NotFound, Forbidden, WeightsDestroyed,
+    Superseded, VersionDamaged."""
     adapter = version_of(session, model_named(session, name), version)
-    if adapter.state in {AdapterState.CANDIDATE, AdapterState.REJECTED}:
-        if not who.is_any_of(Role.OPERATOR, Role.OFFICER):
-            raise Forbidden("candidates and rejected versions are for operators and officers")
-    else:
-        _refuse_superseded(adapter, who, reason)
+    unpublished = adapter.state in {AdapterState.CANDIDATE, AdapterState.REJECTED}
+    if unpublished and not who.is_any_of(Role.OPERATOR, Role.OFFICER):
+        raise Forbidden("candidates and rejected versions are for operators and officers")
+    _refuse_destroyed(adapter)
+    _refuse_superseded(adapter, who, reason)
     verify_version(Path(adapter.directory), adapter.manifest)
     session.add(AdapterDownload(adapter_id=adapter.id, key_id=who.key_id, digest=adapter.digest))
     record(
@@ -212,8 +229,11 @@ def ready_to_download(session: Session, name: str, version: int, who: Principal,
     return adapter
 
 
-def acknowledge(session: Session, name: str, replica_id: str, version: int, digest: str, now: datetime) -> Replica:
-    """A replica says what it serves. Raises NotFound, DigestMismatch."""
+def acknowledge(
+    session: Session, name: str, replica_id: str, version: int, digest: str, who: Principal, now: datetime
+) -> Replica:
+    """A replica says what it serves; that it has had the version stays known when it serves another one. Raises
+    NotFound, DigestMismatch."""
     model = model_named(session, name, lock=True)  # two first words of one replica make one row
     adapter = version_of(session, model, version)
     if adapter.digest != digest:
@@ -223,7 +243,9 @@ def acknowledge(session: Session, name: str, replica_id: str, version: int, dige
         row = Replica(served_model_id=model.id, replica_id=replica_id)
         session.add(row)
     row.adapter_id, row.digest, row.acknowledged_at = adapter.id, digest, now
+    row.key_id = who.key_id
     session.flush()
+    recipients_repository.note_replica(session, adapter.id, row.id)
     record(session, "replica.acknowledged", subject_id=str(row.id), adapter_id=str(adapter.id), digest=digest)
     return row
 

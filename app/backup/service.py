@@ -8,9 +8,11 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from app.adapters.files import VersionDamaged, verify_version
+from app.adapters.files import VersionDamaged, has_weights, verify_version
+from app.adapters.weights_repository import weights_over
 from app.backup import repository
 from app.config import Settings
+from app.db import clock
 from app.errors import NotFound
 from app.storage import HEX, BlobDamaged, FileStore
 
@@ -18,9 +20,11 @@ from app.storage import HEX, BlobDamaged, FileStore
 @dataclass(slots=True)
 class Checked:
     """`missing` and `damaged` name what rows need and can not have; `orphans` files that no row needs, which do no
-    harm: of jobs that came to no end, or stored after the database was dumped."""
+    harm: of jobs that came to no end, or stored after the database was dumped. `without_weights` counts versions whose
+    weights were destroyed, as they had to be."""
 
     versions: int = 0
+    without_weights: int = 0
     documents: int = 0
     missing: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
@@ -33,14 +37,24 @@ class Checked:
 
 
 def check(session: Session, settings: Settings) -> Checked:
-    """Every version against its manifest, every stored document against its digest: reads all of their bytes."""
+    """Every version against its manifest, every stored document against its digest: reads all of their bytes.
+
+    Weights that were destroyed are not missed, nor are those that are to be: a backup's database may be a little older
+    than its files. If they lie there, of a backup from before, they are orphans, and go as such.
+    """
     found = Checked()
     rows, digests = repository.versions(session), repository.blobs(session)
+    over = weights_over(session, clock(session))
     for row in rows:
         found.versions += 1
         place = Path(row.directory)
+        there = has_weights(place)
+        if row.id in over:
+            found.without_weights += not there
+            if there and row.weights_destroyed_at is not None:
+                found.orphans.append(f"weights of {row.name}")
         try:
-            verify_version(place, row.manifest)
+            verify_version(place, row.manifest, weights=row.id not in over)
         except VersionDamaged:
             (found.damaged if place.is_dir() else found.missing).append(f"version {row.name}")
     store = FileStore(settings.artifacts_dir)
@@ -53,7 +67,7 @@ def check(session: Session, settings: Settings) -> Checked:
         except BlobDamaged:
             found.damaged.append(f"document {digest}")
     known = {str(Path(row.directory)) for row in rows} | digests
-    found.orphans = sorted(_orphans(settings, known))
+    found.orphans = sorted([*found.orphans, *_orphans(settings, known)])
     return found
 
 

@@ -17,7 +17,7 @@ from app.adapters import service as adapters
 from app.audit.service import record
 from app.auth import Principal
 from app.errors import NotFound, ServiceError
-from app.jobs import failing, members, repository
+from app.jobs import approvals, failing, members, repository
 from app.jobs.errors import NotAwaitingApproval
 from app.jobs.failures import Failure, FailureKind
 from app.jobs.moves import release
@@ -53,7 +53,7 @@ def _conclude(session: Session, model: ServedModel, job: Job, now: datetime) -> 
     breaker.note_success(session, model, now)
     if not (job.verdict or {}).get("ok"):
         _reject(session, job, now)
-    elif Policy.model_validate(model.policy).require_approval:
+    elif Policy.model_validate(model.policy).asks_officers:
         _submit(session, job, now)
     else:
         _publish_or_fail(session, model, job, now)
@@ -61,20 +61,24 @@ def _conclude(session: Session, model: ServedModel, job: Job, now: datetime) -> 
 
 
 def approve(session: Session, job_id: uuid.UUID, who: Principal, now: datetime) -> Job:
-    """An officer lets the candidate through. Raises NotFound, NotAwaitingApproval, and what publishing raises."""
-    job = _awaiting(session, job_id)
-    record(session, "job.approved", subject_id=str(job.id), at=now, key_id=str(who.key_id))
-    _publish(session, job, now)
+    """An officer lets the candidate through; once as many have as are needed it is published. Raises NotFound,
+    NotAwaitingApproval, AlreadyApproved, and what publishing raises."""
+    model, job = _awaiting(session, job_id)
+    missing = approvals.give(session, model, job, who, now)
+    record(session, "job.approved", subject_id=str(job.id), at=now, key_id=str(who.key_id), missing=missing)
+    if not missing:
+        _publish(session, job, now)
     session.flush()
     return job
 
 
 def refuse(session: Session, job_id: uuid.UUID, who: Principal, reason: str, now: datetime) -> Job:
-    """An officer turns the candidate down; its requests wait for a person. Raises NotFound, NotAwaitingApproval.
+    """An officer turns the candidate down, whoever has approved it; its requests wait for a person. Raises NotFound,
+    NotAwaitingApproval.
 
     The reason stays with the job; the audit trail holds its digest, since it is a person's text.
     """
-    job = _awaiting(session, job_id)
+    _, job = _awaiting(session, job_id)
     job.error = {"type": "refused", "title": "An officer refused the candidate", "detail": reason}
     _end(session, job, JobEvent.REJECT, now)
     digest = hashlib.sha256(reason.encode()).hexdigest()
@@ -95,13 +99,13 @@ def _held(session: Session, job_id: uuid.UUID) -> tuple[ServedModel | None, Job 
     return lock_model(session, model_id), repository.locked(session, job_id)
 
 
-def _awaiting(session: Session, job_id: uuid.UUID) -> Job:
-    _, job = _held(session, job_id)
-    if job is None:
+def _awaiting(session: Session, job_id: uuid.UUID) -> tuple[ServedModel, Job]:
+    model, job = _held(session, job_id)
+    if model is None or job is None:
         raise NotFound("there is no job with this id", mend="GET /v1/jobs lists them.")
     if job.state is not JobState.AWAITING_APPROVAL:
         raise NotAwaitingApproval(job.state)
-    return job
+    return model, job
 
 
 def _submit(session: Session, job: Job, now: datetime) -> None:

@@ -29,7 +29,7 @@ from app.idempotency.dependency import REPLAYED_HEADER, OnlyOnce
 from app.idempotency.errors import KeyReused, StillAtWork
 from app.idempotency.service import Told
 from app.jobs import service
-from app.jobs.errors import NotAwaitingApproval, NotCancellable
+from app.jobs.errors import AlreadyApproved, NotAwaitingApproval, NotCancellable
 from app.jobs.schemas import JobOrder, JobPage, JobView, Refusal
 from app.lifecycle import JobState
 from app.now import Now
@@ -133,11 +133,20 @@ def cancel(job_id: uuid.UUID, session: DbSession, who: Operator, now: Now) -> Jo
     "/{job_id}/approve",
     summary="Publish a candidate that awaits approval",
     responses=problem_responses(
-        Unauthorised, Forbidden, NotFound, NotAwaitingApproval, AliasMoved, Unprocessable, VersionDamaged, Unavailable
+        Unauthorised,
+        Forbidden,
+        NotFound,
+        NotAwaitingApproval,
+        AlreadyApproved,
+        AliasMoved,
+        Unprocessable,
+        VersionDamaged,
+        Unavailable,
     ),
 )
 def approve(job_id: uuid.UUID, session: DbSession, who: Officer, now: Now) -> JobView:
-    """The candidate becomes the active version and its requests are done."""
+    """The candidate becomes the active version and its requests are done, once as many officers have approved it as the
+    policy's `approvals_required` says: `approvals_missing` counts down."""
     service.approve(session, job_id, who, now)
     return service.read(session, job_id, who, now)
 

@@ -27,6 +27,14 @@ class NotCancellable(Conflict):
         super().__init__(f"the job is {state}", state=str(state))
 
 
+class AlreadyApproved(Conflict):
+    """Two approvals are two people's."""
+
+    type = "already-approved"
+    title = "This officer has approved the candidate already"
+    mend = "Another officer must approve it too, with a key that does not follow yours."
+
+
 class NotAwaitingApproval(Conflict):
     """Nothing to decide."""
 

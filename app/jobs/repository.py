@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, aliased
 
 from app.jobs.turns import Candidate
 from app.lifecycle import JobState
-from app.tables import Adapter, Batch, BatchMember, BatchReason, Example, Job, Report, Request, ServedModel
+from app.tables import Adapter, Approval, Batch, BatchMember, BatchReason, Example, Job, Report, Request, ServedModel
 from grail.types import Role, Segment
 
 AT_WORK = (JobState.RUNNING, JobState.EVALUATED, JobState.AWAITING_APPROVAL)
@@ -156,6 +156,16 @@ def with_report(session: Session, job_ids: Collection[uuid.UUID]) -> set[uuid.UU
 def adapter(session: Session, adapter_id: uuid.UUID) -> Adapter:
     """One adapter version."""
     return session.get_one(Adapter, adapter_id)
+
+
+def approvals(session: Session, job_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, frozenset[uuid.UUID]]:
+    """Holders of keys that approved it, of each of these jobs that has any."""
+    statement = (
+        select(Approval.job_id, func.array_agg(Approval.key_id))
+        .where(Approval.job_id.in_(job_ids))
+        .group_by(Approval.job_id)
+    )
+    return {row[0]: frozenset(row[1]) for row in session.execute(statement)}
 
 
 def note_outcomes(session: Session, job: Job, outcomes: Mapping[uuid.UUID, str]) -> None:

@@ -30,6 +30,7 @@ EXAMPLE: dict[str, Any] = {
     "put_off": 0,
     "needed_bytes": 1_900_000_000,
     "waiting_for": None,
+    "approvals_missing": None,
     "start_adapter": {"version": 1, "name": "people-and-books-v000001-cdcdcdcd"},
     "candidate_adapter": None,
     "error": None,
@@ -91,6 +92,9 @@ class JobSummary(BaseModel):
     put_off: int = Field(ge=0, description="times that it was queued again because what it needs was away")
     needed_bytes: int | None = Field(description="memory that it takes at least; null: not known")
     waiting_for: str | None = Field(description="what keeps a queued job from being taken up; null: nothing")
+    approvals_missing: int | None = Field(
+        description="officers who must still approve the candidate; null unless it awaits approval"
+    )
     start_adapter: VersionRef
     candidate_adapter: VersionRef | None = Field(description="what it made; null before it is evaluated")
     error: dict[str, Any] | None = Field(

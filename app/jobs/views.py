@@ -1,4 +1,4 @@
-"""Rows as they are shown: a page of jobs costs five statements at most, whatever its length."""
+"""Rows as they are shown: a page of jobs costs six statements at most, whatever its length."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.jobs import repository
+from app.jobs import approvals, repository
 from app.jobs.schemas import JobSummary, JobView, VersionRef
 from app.jobs.turns import waiting_for
 from app.lifecycle import JobState
@@ -50,6 +50,7 @@ def _fields(
         job.candidate_adapter_id for job in jobs if job.candidate_adapter_id
     }
     versions = repository.adapters(session, wanted)
+    missing = approvals.missing(session, jobs, models)
     reported = repository.with_report(session, [job.id for job in jobs])
     return [
         {
@@ -64,6 +65,7 @@ def _fields(
             "put_off": job.put_off,
             "needed_bytes": job.needed_bytes,
             "waiting_for": _waiting_for(job, models[job.served_model_id], memories, now),
+            "approvals_missing": missing.get(job.id),
             "start_adapter": _version(versions, job.start_adapter_id),
             "candidate_adapter": _version(versions, job.candidate_adapter_id),
             "error": job.error if owner is None else _kind_of(job.error),

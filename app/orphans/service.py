@@ -10,6 +10,8 @@ final name before its row is committed, so names and rows alone do not decide:
 Where a data directory holds versions and the database knows none of them, it is another database's (a wrong address, an
 empty one): then nothing at all is removed.
 
+Weights that were destroyed and lie there again, restored from a backup, go too.
+
 Artefacts of stages are no orphans: they lie under the digest of all that shaped them, for whoever computes the same.
 """
 
@@ -26,7 +28,9 @@ from typing import TypeVar
 
 import structlog
 
+from app.adapters.files import WEIGHTS, destroy_weights, has_weights
 from app.adapters.repository import job_at_work
+from app.adapters.weights_repository import destroyed_among
 from app.config import Settings
 from app.db import Database, clock, transaction
 from app.orphans import repository
@@ -79,7 +83,11 @@ def _versions(db: Database, settings: Settings, before: float) -> Iterator[Path]
     for some in _some(there):
         with transaction(db) as session:
             known = repository.versions_among(session, [path.name for path in some])
+            destroyed = destroyed_among(session, known)
         for path in some:
+            if path.name in destroyed and has_weights(path):  # files of a backup from before
+                destroy_weights(path)
+                yield path / WEIGHTS
             if path.name not in known and newest_change(path) < before:
                 doomed = _taken_away(db, path)
                 if doomed is not None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Row, select, tuple_
 from sqlalchemy.orm import Session
 
-from app.tables import BatchMember, Job, Report, Request
+from app.tables import Adapter, BatchMember, Job, Report, Request, ServedModel
 
 
 def of_job(session: Session, job_id: uuid.UUID) -> Report | None:
@@ -31,6 +34,29 @@ def requests_of(session: Session, job: Job, owner: uuid.UUID | None) -> list[uui
     if owner is not None:
         statement = statement.where(Request.created_by == owner)
     return list(session.scalars(statement))
+
+
+def concluded(
+    session: Session, start: datetime, end: datetime, after: tuple[datetime, uuid.UUID] | None, limit: int
+) -> Sequence[Row[Any]]:
+    """Jobs that ended from `start` to before `end`, in that order, behind `after`: (id, name of the served model,
+    state, finished_at, version that it made, digest of its report)."""
+    shown: tuple[Any, ...] = (
+        Job.id, ServedModel.name, Job.state, Job.finished_at, Adapter.version, Report.digest,
+    )  # fmt: skip
+    statement = (
+        select(*shown)
+        .select_from(Job)
+        .join(ServedModel, ServedModel.id == Job.served_model_id)
+        .outerjoin(Adapter, Adapter.id == Job.candidate_adapter_id)
+        .outerjoin(Report, Report.job_id == Job.id)
+        .where(Job.finished_at >= start, Job.finished_at < end)
+        .order_by(Job.finished_at, Job.id)
+        .limit(limit)
+    )
+    if after is not None:
+        statement = statement.where(tuple_(Job.finished_at, Job.id) > tuple_(*after))
+    return session.execute(statement).all()
 
 
 def add(session: Session, report: Report) -> None:

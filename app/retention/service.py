@@ -2,7 +2,8 @@
 thousands of rows a transaction, so that it holds nobody up.
 
 What must not be lost is not removed, however old: events that a webhook has not looked at yet or whose delivery is
-open, and works that are being taught again. Requests, reports and the audit trail stay.
+open, works that are being taught again, and weights that somebody serves or starts from. Requests, reports and the
+audit trail stay.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
+from app.adapters import ending
 from app.config import Settings
 from app.db import Database, clock, transaction
 from app.events.repository import EVENTS
@@ -24,6 +26,8 @@ AT_ONCE = 2000
 WORKS_AT_ONCE = 20
 """Requests whose contents one transaction destroys: each has at most some thousand rows."""
 SEALED_AT_ONCE = 500
+VERSIONS_AT_ONCE = 20
+"""Versions whose weights one transaction removes."""
 ROUNDS = 25
 """Transactions of one sweep and kind; the next sweep goes on."""
 Removal = Callable[[Session, datetime, Settings], tuple[bool, int]]
@@ -74,8 +78,15 @@ def _plain(session: Session, now: datetime, settings: Settings) -> tuple[bool, i
     return sealed > 0, sealed
 
 
+def _weights(session: Session, now: datetime, settings: Settings) -> tuple[bool, int]:
+    """What a transaction before has doomed goes; then what is over is doomed, for the next one."""
+    destroyed = ending.destroy(session, now, VERSIONS_AT_ONCE)
+    return ending.doom(session, now, VERSIONS_AT_ONCE) > 0 or destroyed == VERSIONS_AT_ONCE, destroyed
+
+
 KINDS: Mapping[str, Removal] = {
-    "plain": _plain, "works": _works, "answers": _answers, "faults": _faults, "deliveries": _deliveries,
+    "plain": _plain, "works": _works, "weights": _weights, "answers": _answers, "faults": _faults,
+    "deliveries": _deliveries,
     EVENTS: _events,
 }  # fmt: skip
 """Deliveries before events: the latter go once no delivery needs them."""

@@ -150,7 +150,7 @@ def acknowledge(
     session: DbSession, name: ModelName, replica_id: ReplicaId, ask: ReplicaAck, who: Operator
 ) -> ReplicaView:
     """A serving replica says which version and digest it serves; reports list those that have not."""
-    adapters.acknowledge(session, name, replica_id, ask.version, ask.digest, datetime.now(UTC))
+    adapters.acknowledge(session, name, replica_id, ask.version, ask.digest, who, datetime.now(UTC))
     return next(view for view in adapters.replicas(session, name) if view.replica_id == replica_id)
 
 

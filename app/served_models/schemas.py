@@ -115,9 +115,20 @@ class Policy(BaseModel):
     ended_content_days: int = Field(
         30, ge=0, le=3650, description="How long the texts of refused, withdrawn and failed requests are kept."
     )
+    superseded_weights_days: int = Field(
+        30, ge=0, le=3650, description="How long weights of superseded and rejected versions are kept."
+    )
     require_approval: bool = Field(False, description="An officer must approve before a candidate is published.")
+    approvals_required: int = Field(
+        1, ge=1, le=2, description="Different officers who must; 2 asks for approval whatever `require_approval` is."
+    )
     unlearn: Unlearn = Field(default_factory=UnlearnConfig)
     gate: GateConfig = Field(default_factory=GateConfig)
+
+    @property
+    def asks_officers(self) -> bool:
+        """Whether a candidate waits for officers."""
+        return self.require_approval or self.approvals_required > 1
 
     @field_validator("unlearn", mode="before")
     @classmethod

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from app.adapters.files import MANIFEST, base_digest, check_adapter, check_reference, read_config, write_version
+from app.adapters.weights_repository import ended_named
 from app.audit.service import record
 from app.auth import Principal
 from app.config import Settings
@@ -104,6 +105,19 @@ def _inside(path: Path, settings: Settings) -> Path:
     return found
 
 
+def not_ended(session: Session, path: Path, settings: Settings) -> Path:
+    """The path, unless it is that of a stored version which holds what was erased or has not passed its gate. Raises
+    PathRefused."""
+    if path.is_relative_to(settings.adapters_dir.resolve()):
+        ended = ended_named(session, path.name)
+        if ended is not None:
+            raise PathRefused(
+                f"{ended.name} is a {ended.state} version: under another name it would be served again",
+                mend="Name a published version's directory, or an adapter of your own.",
+            )
+    return path
+
+
 def context_tokens(base: Path) -> int:
     """How many tokens the base model takes; its tokenizer is there too. Raises PathRefused."""
     try:
@@ -129,11 +143,13 @@ def create(session: Session, ask: ModelCreate, who: Principal, settings: Setting
     repository.hold_name(session, ask.name)
     if repository.by_name(session, ask.name) is not None:
         raise NameTaken(f"the name {ask.name} is taken")
-    base, adapter = contained(ask.base_model_path, settings), contained(ask.adapter_path, settings)
+    base = contained(ask.base_model_path, settings)
+    adapter = not_ended(session, contained(ask.adapter_path, settings), settings)
     tokens = context_tokens(base)
     check_adapter(adapter, base)
     reference = contained(ask.reference_adapter_path, settings) if ask.reference_adapter_path else None
     if reference is not None:
+        not_ended(session, reference, settings)
         check_adapter(reference, base)
         check_reference(adapter, reference)
     digest = base_digest(base, settings.data_dir / "digests")

@@ -1,6 +1,7 @@
 """ORM only, one file a noun. Importing this package registers every table with `Base.metadata`."""
 
-from app.tables.adapter import Adapter, AdapterDownload, AdapterState
+from app.tables.adapter import Adapter, AdapterDownload, AdapterRecipient, AdapterState
+from app.tables.approval import Approval
 from app.tables.audit import Audit
 from app.tables.base import Base
 from app.tables.batch import Batch, BatchExample, BatchMember, BatchReason
@@ -22,7 +23,9 @@ from app.tables.worker import Worker
 __all__ = [
     "Adapter",
     "AdapterDownload",
+    "AdapterRecipient",
     "AdapterState",
+    "Approval",
     "Attestation",
     "Audit",
     "AuditPending",

@@ -23,7 +23,10 @@ class AdapterState(StrEnum):
 
 
 class Adapter(Base):
-    """`name` is `<model>-v000042-<first 8 of the digest>`: never reused, since engines key caches by name."""
+    """`name` is `<model>-v000042-<first 8 of the digest>`: never reused, since engines key caches by name.
+
+    From `weights_doomed_at` on nobody is given the weights any more; at `weights_destroyed_at` their file was gone.
+    """
 
     __tablename__ = "adapter"
 
@@ -40,6 +43,8 @@ class Adapter(Base):
     created_at: Mapped[Created]
     published_at: Mapped[datetime | None]
     superseded_at: Mapped[datetime | None]
+    weights_doomed_at: Mapped[datetime | None]
+    weights_destroyed_at: Mapped[datetime | None]
 
     __table_args__ = (
         UniqueConstraint("served_model_id", "version"),
@@ -47,6 +52,21 @@ class Adapter(Base):
         CheckConstraint("length(digest) = 64", name="digest_is_sha256"),
         CheckConstraint(
             "state NOT IN ('published', 'superseded') OR published_at IS NOT NULL", name="published_at_is_set"
+        ),
+        CheckConstraint(
+            "weights_doomed_at IS NULL OR state IN ('superseded', 'rejected')", name="what_is_served_keeps_its_weights"
+        ),
+        CheckConstraint("weights_destroyed_at IS NULL OR weights_doomed_at IS NOT NULL", name="doomed_then_destroyed"),
+        Index(
+            "ix_adapter_weights_kept",
+            "served_model_id",
+            "version",
+            postgresql_where="state IN ('superseded', 'rejected') AND weights_doomed_at IS NULL",
+        ),
+        Index(
+            "ix_adapter_weights_doomed",
+            "weights_doomed_at",
+            postgresql_where="weights_doomed_at IS NOT NULL AND weights_destroyed_at IS NULL",
         ),
     )
 
@@ -63,3 +83,26 @@ class AdapterDownload(Base):
     downloaded_at: Mapped[Created]
 
     __table_args__ = (Index("ix_adapter_download_adapter_id", "adapter_id", "id"),)
+
+
+class AdapterRecipient(Base):
+    """One who has a version, a key or a replica of it: that a replica said so once, and that an officer has told the
+    one or the other that the version is superseded, by which channel. Keys that were not told have receipts alone."""
+
+    __tablename__ = "adapter_recipient"
+
+    id: Mapped[Id]
+    adapter_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("adapter.id"))
+    key_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("key.id"))
+    replica_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("replica.id"))
+    created_at: Mapped[Created]
+    notified_at: Mapped[datetime | None]
+    notified_by: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("key.id"))
+    channel: Mapped[str | None] = mapped_column(String(32))
+
+    __table_args__ = (
+        UniqueConstraint("adapter_id", "key_id"),
+        UniqueConstraint("adapter_id", "replica_id"),
+        CheckConstraint("num_nonnulls(key_id, replica_id) = 1", name="key_or_replica"),
+        CheckConstraint("num_nonnulls(notified_at, notified_by, channel) IN (0, 3)", name="notice_is_whole"),
+    )

@@ -83,5 +83,6 @@ class Job(Base):
         Index("ix_job_served_model_id_id", "served_model_id", "id"),
         Index("ix_job_state_id", "state", "id"),
         Index("ix_job_queued_due_at_id", "due_at", "id", postgresql_where="state = 'queued'"),
+        Index("ix_job_finished_at_id", "finished_at", "id", postgresql_where="finished_at IS NOT NULL"),
         Index("ix_job_lease_until", "lease_until", postgresql_where="state = 'running'"),
     )

@@ -6,7 +6,7 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Integer, String, UniqueConstraint
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.tables.base import Base, Created, Id, Revision
@@ -49,7 +49,7 @@ class ServedModel(Base):
 
 
 class Replica(Base):
-    """What a serving replica last said it serves."""
+    """What a serving replica last said it serves, and whose key it said so with."""
 
     __tablename__ = "replica"
 
@@ -59,5 +59,9 @@ class Replica(Base):
     adapter_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("adapter.id"))
     digest: Mapped[str] = mapped_column(String(64))
     acknowledged_at: Mapped[datetime]
+    key_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("key.id"))
 
-    __table_args__ = (UniqueConstraint("served_model_id", "replica_id"),)
+    __table_args__ = (
+        UniqueConstraint("served_model_id", "replica_id"),
+        Index("ix_replica_key_id", "key_id", postgresql_where="key_id IS NOT NULL"),
+    )

@@ -89,6 +89,7 @@ def document(shared: Floor) -> Any:
     real = {
         "import_id": imported(shared),
         "name": "people", "version": 2, "job_id": str(job_id), "request_id": request_id, "replica_id": "edge-1",
+        "recipient_id": str(shared.caller.who["operator"].key_id),
         "webhook_id": hook["id"], "delivery_id": delivery["id"], "subject_request_id": named,
         "base": str(shared.base), "adapter": str(shared.adapter),
     }  # fmt: skip

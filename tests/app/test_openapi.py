@@ -84,6 +84,11 @@ ROLES: dict[tuple[str, str], frozenset[str]] = {
     ("GET", "/v1/models/{name}/adapters/{version}/download"): ANYONE,
     ("POST", "/v1/models/{name}/adapters/{version}/activate"): STEWARD,
     ("GET", "/v1/models/{name}/adapters/{version}/attestations"): STEWARD,
+    ("GET", "/v1/models/{name}/adapters/{version}/recipients"): OFFICER,
+    ("POST", "/v1/models/{name}/adapters/{version}/recipients/{recipient_id}/notified"): OFFICER,
+    ("GET", "/v1/officer/queue"): OFFICER,
+    ("GET", "/v1/statistics"): OFFICER,
+    ("GET", "/v1/reports.zip"): OFFICER,
     ("GET", "/v1/log"): ANYONE,
     ("GET", "/v1/log/checkpoint"): ANYONE,
     ("GET", "/v1/log/keys"): ANYONE,
@@ -95,7 +100,7 @@ ROLES: dict[tuple[str, str], frozenset[str]] = {
 PARTS = {
     "request_id": str(uuid.uuid4()), "job_id": str(uuid.uuid4()), "name": "nobody", "version": "7", "replica_id": "r1",
     "webhook_id": str(uuid.uuid4()), "delivery_id": str(uuid.uuid4()), "subject_request_id": str(uuid.uuid4()),
-    "import_id": str(uuid.uuid4()),
+    "import_id": str(uuid.uuid4()), "recipient_id": str(uuid.uuid4()),
 }  # fmt: skip
 BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/v1/requests"): {"served_model": "nobody", "domain": "privacy", "forget": [{"passage": "p"}]},
@@ -116,6 +121,7 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("PUT", "/v1/models/{name}/retain-set"): {"items": []},
     ("POST", "/v1/models/{name}/replicas/{replica_id}/ack"): {"version": 1, "digest": "ab" * 32},
     ("POST", "/v1/models/{name}/adapters/{version}/activate"): {"reason": "because"},
+    ("POST", "/v1/models/{name}/adapters/{version}/recipients/{recipient_id}/notified"): {"channel": "mail"},
 }
 FILES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/v1/imports"): {"content": b"{}", "headers": {"Content-Type": "application/x-ndjson"}},

@@ -286,7 +286,7 @@ def test_reports_from_before_are_owed_a_bundle_and_a_broken_upgrade_is_begun_aga
         schema.upgrade(database_url, "0020")
         assert described(database_url) == before
         with transaction(db) as session:
-            session.execute(text("UPDATE alembic_version SET version_num = '0018'"))
+            session.execute(text("UPDATE alembic_version SET version_num = '0019'"))
             session.execute(text("DROP INDEX ix_report_not_bundled"))
     schema.upgrade(database_url)
     with db.session_factory() as session:

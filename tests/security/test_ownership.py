@@ -21,6 +21,8 @@ from tests.fixtures.served import question
 OWNED = {"request_id", "job_id", "webhook_id", "delivery_id", "subject_request_id", "import_id"}
 SHARED_BY_ALL = {"name", "version", "replica_id"}
 """Ids of what every key may see: served models and what belongs to them."""
+OFFICERS_ALONE = {"recipient_id"}
+"""Ids in routes that no requester opens."""
 CONDITIONS: list[dict[str, str]] = [
     {}, {"If-Match": "*"}, {"If-Match": '"1"'}, {"If-None-Match": "*"}, {"Accept": "text/event-stream"},
     {"Accept": "text/html"}, {"Accept": "image/png"}, {"Last-Event-ID": "1-1"}, {"Idempotency-Key": "a-key"},
@@ -31,7 +33,9 @@ ROUTES = sorted(key for key in ROLES if any(f"{{{name}}}" in key[1] for name in 
 
 
 def test_every_id_of_a_route_is_somebodys_or_everybodys() -> None:
-    assert set(PARTS) == OWNED | SHARED_BY_ALL
+    assert set(PARTS) == OWNED | SHARED_BY_ALL | OFFICERS_ALONE
+    for (_, path), roles in ROLES.items():
+        assert "requester" not in roles or not any(f"{{{name}}}" in path for name in OFFICERS_ALONE)
 
 
 @pytest.fixture(scope="module")

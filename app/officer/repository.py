@@ -1,0 +1,76 @@
+"""Every statement of the officer's queue: each reads so many rows of one index, from a place in it on."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, Select, func, select, tuple_
+from sqlalchemy.orm import Session, aliased
+
+from app.lifecycle import JobState, RequestState
+from app.tables import Job, Report, Request, ServedModel
+
+again = aliased(Request)
+BEING_REINSTATED = select(again.id).where(again.original_id == Request.id, again.completed_at.is_(None)).exists()
+"""Decided about: it waits for a job."""
+
+
+def awaiting_approval(session: Session, model: str | None, after: uuid.UUID | None, limit: int) -> Sequence[Job]:
+    """Jobs that wait for officers, oldest first."""
+    statement = select(Job).where(Job.state == JobState.AWAITING_APPROVAL).order_by(Job.id).limit(limit)
+    if model is not None:
+        statement = statement.where(Job.served_model_id == _model_id(model))
+    return session.scalars(statement if after is None else statement.where(Job.id > after)).all()
+
+
+def reported_at(session: Session, jobs: Sequence[Job]) -> dict[uuid.UUID, datetime]:
+    """When the reports of jobs were issued."""
+    rows = session.execute(
+        select(Report.job_id, Report.created_at).where(Report.job_id.in_([job.id for job in jobs]))
+    )
+    return {row.job_id: row.created_at for row in rows}
+
+
+def in_state(
+    session: Session, state: RequestState, model: str | None, after: uuid.UUID | None, limit: int
+) -> Sequence[Row[Any]]:
+    """Requests in a state, oldest first; countered ones only until it is decided about them."""
+    since = Request.countered_at if state is RequestState.COUNTERED else Request.received_at
+    statement = _rows(since, model).where(Request.state == state).order_by(Request.id).limit(limit)
+    if state is RequestState.COUNTERED:
+        statement = statement.where(~BEING_REINSTATED)
+    return session.execute(statement if after is None else statement.where(Request.id > after)).all()
+
+
+def due(
+    session: Session,
+    model: str | None,
+    first: datetime | None,
+    before: datetime,
+    after: tuple[datetime, uuid.UUID] | None,
+    limit: int,
+) -> Sequence[Row[Any]]:
+    """Open requests whose clock runs and that are due from `first` to `before`, the first due first."""
+    statement = _rows(Request.received_at, model).where(
+        Request.completed_at.is_(None), Request.held_since.is_(None), Request.due_at < before
+    )
+    if first is not None:
+        statement = statement.where(Request.due_at >= first)
+    if after is not None:
+        statement = statement.where(tuple_(Request.due_at, Request.id) > tuple_(*after))
+    return session.execute(statement.order_by(Request.due_at, Request.id).limit(limit)).all()
+
+
+def _rows(since: Any, model: str | None) -> Select[Any]:
+    statement = select(
+        Request.id, ServedModel.name, Request.state, func.coalesce(since, Request.received_at).label("since"),
+        Request.due_at, Request.completed_at,
+    ).join(ServedModel, ServedModel.id == Request.served_model_id)  # fmt: skip
+    return statement if model is None else statement.where(Request.served_model_id == _model_id(model))
+
+
+def _model_id(name: str) -> Any:
+    return select(ServedModel.id).where(ServedModel.name == name).scalar_subquery()
