@@ -254,6 +254,6 @@ def dump_of(stack: Stack) -> bytes:
         tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
         parts = []
         for (table,) in tables:
-            with connection.cursor().copy(f'COPY "{table}" TO STDOUT') as rows:
+            with connection.cursor().copy(f'COPY (SELECT * FROM "{table}") TO STDOUT') as rows:
                 parts += [bytes(part) for part in rows]
     return b"".join(parts)
