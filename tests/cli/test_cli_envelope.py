@@ -22,7 +22,9 @@ ONE, TWO = (f"{number}:{base64.b64encode(bytes([number]) * 32).decode()}" for nu
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("GRAIL_DATA_DIR", str(tmp_path))
-    monkeypatch.delenv("GRAIL_KEY_ENCRYPTION_KEYS", raising=False)
+    for name in ("GRAIL_KEY_ENCRYPTION_KEYS", "GRAIL_KEY_STORE_URL", "GRAIL_KEY_TOMBSTONES_FILE"):
+        monkeypatch.delenv(name, raising=False)  # what other tests share is not to be broken
+    load_settings.cache_clear()
     yield tmp_path
     load_settings.cache_clear()
 

@@ -77,10 +77,11 @@ def gradients(model: LoadedModel, rows: Sequence[TokenisedExample]) -> dict[str,
 
 
 def close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], rtol: float = 1e-4) -> None:
-    """Equal tensor by tensor, relative to each tensor's largest entry."""
+    """Equal tensor by tensor, relative to each tensor's largest entry; where one path gives 0 exactly (a single token's
+    query has no gradient), the other's rounding is some 5e-8."""
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
-        bound = rtol * float(tensor.abs().max()) + 1e-9
+        bound = rtol * float(tensor.abs().max()) + 1e-7
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=bound, msg=lambda text, of=name: f"{of}: {text}")
 
 

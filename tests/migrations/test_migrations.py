@@ -283,8 +283,9 @@ def test_reports_from_before_are_owed_a_bundle_and_a_broken_upgrade_is_begun_aga
     before = described(database_url)
     schema.downgrade(database_url, "0019")
     for _ in range(2):
-        schema.upgrade(database_url, "0020")
+        schema.upgrade(database_url)
         assert described(database_url) == before
+        schema.downgrade(database_url, "0020")
         with transaction(db) as session:
             session.execute(text("UPDATE alembic_version SET version_num = '0019'"))
             session.execute(text("DROP INDEX ix_report_not_bundled"))

@@ -223,7 +223,7 @@ def test_limits_that_are_off_ask_nobody(shared: Floor) -> None:
     limits = {"requester": {"read": 1}}
     with limited(shared, rate_limits_on=False, rate_limits=limits, broker_url="redis://127.0.0.1:1/0") as client:
         assert statuses(client, 3, headers) == [200] * 3
-        assert client.get("/readyz").json()["warnings"].keys() <= {"workers"}
+        assert client.get("/readyz").json()["warnings"].keys() <= {"workers", "log"}
 
 
 @pytest.mark.parametrize(
