@@ -322,8 +322,9 @@ def test_a_process_killed_at_any_place_leaves_what_the_next_one_finishes(
 ) -> None:
     monkeypatch.setenv("GRAIL_SIGNING_KEY", SIGNER.pem().decode())
     monkeypatch.setenv("GRAIL_LOG_ORIGIN", ORIGIN)
-    job_id, deaths = None, 0
-    for place in range(1, 60):
+    """At each fourth place, the first among them; at all of them with GRAIL_FAULTS=all."""
+    job_id, deaths, step = None, 0, 1 if os.environ.get("GRAIL_FAULTS") == "all" else 4
+    for place in range(1, 60, step):
         if job_id is None:
             job_id = concluded(floor, place)
         command = [sys.executable, "-c", CHILD, str(place)]
@@ -338,7 +339,7 @@ def test_a_process_killed_at_any_place_leaves_what_the_next_one_finishes(
         answers = verify(fetched(floor, job_id), SIGNER.vkey, None, None)
         assert all(one.ok is not False for one in answers), (place, answers)
         job_id = None
-    assert deaths > 15, "there are so many places at which it could die"
+    assert deaths > 15 // step, "there are so many places at which it could die"
 
 
 def test_held_out_items_follow_from_the_report(floor: Floor) -> None:
