@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import re
 import secrets
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
+from app import private_files
 from app.config import load_settings
 from app.errors import ServiceError
-from app.storage import sync_directory
 
 LEAST_BYTES = 32
 FILE = "master-secret"
@@ -62,28 +59,12 @@ def derive_each(purpose: str, *parts: Part) -> list[bytes]:
 
 
 def ensure_file(directory: Path) -> Path:
-    """The file in `directory` with a secret of this service's own, readable by its user alone; made when it is not
-    there."""
-    return private_file(directory / FILE, lambda: secrets.token_urlsafe(48) + "\n")
+    """The file in `directory` with a secret of this service's own, made when it is not there. Raises OSError."""
+    return private_files.ensure(directory / FILE, _new)
 
 
-def private_file(path: Path, make: Callable[[], str], mode: int = 0o600) -> Path:
-    """A file that its user alone may read, made when it is not there. Safe when two make it at once: both end with the
-    same."""
-    if not path.exists():
-        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        try:
-            with os.fdopen(handle, "w", encoding="ascii") as file:
-                file.write(make())
-                file.flush()
-                os.fsync(file.fileno())
-            with suppress(FileExistsError):
-                os.link(partial, path)  # unlike a rename it replaces nothing
-            sync_directory(path.parent)
-        finally:
-            partial.unlink()
-    return path
+def _new() -> bytes:
+    return f"{secrets.token_urlsafe(48)}\n".encode()
 
 
 def _derived(master: bytes, purpose: str, parts: tuple[Part, ...]) -> bytes:

@@ -14,7 +14,7 @@ MASTER = "a secret of benches and of nobody else at all"
 def set_secrets() -> None:
     """Set in this process's environment what is not set."""
     os.environ.setdefault("GRAIL_MASTER_SECRET", MASTER)
-    os.environ.setdefault("GRAIL_KEY_ENCRYPTION_KEYS", new_keys().strip())
+    os.environ.setdefault("GRAIL_KEY_ENCRYPTION_KEYS", new_keys().decode().strip())
     if "GRAIL_KEY_STORE_URL" not in os.environ:
         place = Path(tempfile.mkdtemp(prefix="grail-bench-keys-"))
         os.environ["GRAIL_KEY_STORE_URL"] = f"sqlite:///{place}/keys.sqlite3"

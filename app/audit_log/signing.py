@@ -8,19 +8,15 @@ object is handed to `issue_checkpoint` in the place of these, and the private ke
 
 from __future__ import annotations
 
-import os
 import re
-import stat
-import uuid
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import structlog
 
+from app import private_files
 from app.audit_log.errors import NoSigningKey
 from app.config import Settings
-from app.storage import sync_directory
 from app.trust.keys import MAX_KEY_BYTES, Ed25519Signer, KeyUnusable, Signer, UnsafeDevelopmentSigner, vkey
 
 log = structlog.get_logger(__name__)
@@ -44,7 +40,7 @@ def load_signers(settings: Settings) -> list[Signer]:
     them."""
     text = settings.signing_key.replace("\\n", "\n")
     if not text and settings.signing_key_file is not None:
-        text = read_secret(settings.signing_key_file)
+        text = _read(settings.signing_key_file)
     if not text.strip():
         if settings.signing_unsafe:
             return [unsafe_signer(settings.log_origin or DEVELOPMENT_ORIGIN)]
@@ -75,7 +71,7 @@ def parse_signers(origin: str, text: str) -> list[Ed25519Signer]:
 
 def read_signers(origin: str, path: Path) -> list[Ed25519Signer]:
     """The keys of a file. Raises NoSigningKey."""
-    return parse_signers(origin, read_secret(path))
+    return parse_signers(origin, _read(path))
 
 
 def verifier_key(signer: Signer) -> str:
@@ -90,61 +86,30 @@ def unsafe_signer(name: str) -> Signer:
 
 
 def ensure_file(directory: Path) -> Path:
-    """The file in `directory` with a key of this service's own, readable by its user alone; made when it is not there.
-    Safe when two make it at once: both end with the same."""
-    path = directory / FILE
-    if not path.exists():
-        with suppress(FileExistsError):
-            write_key(path, [Ed25519Signer.new(EMBEDDED_ORIGIN)])
-    return path
+    """The file in `directory` with a key of this service's own, made when it is not there. Raises OSError."""
+    return private_files.ensure(directory / FILE, lambda: _pem([Ed25519Signer.new(EMBEDDED_ORIGIN)]))
 
 
 def write_key(path: Path, signers: Sequence[Ed25519Signer]) -> None:
     """Put keys into a new file, of mode 0600, whole or not at all. Raises FileExistsError, OSError."""
-    write_new(path, _pem(signers))
-
-
-def write_new(path: Path, data: bytes) -> None:
-    """Put a secret into a new file, of mode 0600, whole or not at all. Raises FileExistsError, OSError."""
-    partial = _partial(path, data)
-    try:
-        os.link(partial, path)  # unlike a rename it replaces nothing
-        sync_directory(path.parent)
-    finally:
-        partial.unlink()
+    private_files.write_new(path, _pem(signers))
 
 
 def replace_keys(path: Path, signers: Sequence[Ed25519Signer]) -> None:
     """The same in the place of a file that is there. Raises OSError."""
-    _partial(path, _pem(signers)).replace(path)
-    sync_directory(path.parent)
+    private_files.replace(path, _pem(signers))
 
 
 def _pem(signers: Sequence[Ed25519Signer]) -> bytes:
     return b"".join(signer.pem() for signer in signers)
 
 
-def _partial(path: Path, data: bytes) -> Path:
-    partial = path.parent / f".{path.name}.{uuid.uuid4().hex}"
-    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return partial
-
-
-def read_secret(path: Path) -> str:
+def _read(path: Path) -> str:
     """The file's text. Raises NoSigningKey where it is missing, or where others may read or change it."""
     try:
-        with path.open("rb") as file:
-            about = os.fstat(file.fileno())
-            data = file.read(MAX_KEY_BYTES)
-    except OSError as error:
-        raise NoSigningKey(f"the file of signing keys can not be read ({type(error).__name__})") from None
-    if about.st_mode & (stat.S_IRWXO | stat.S_IWGRP | stat.S_IXGRP):
-        raise NoSigningKey(
-            f"the file of signing keys has the mode {stat.S_IMODE(about.st_mode):04o}: others may read it",
-            mend="Give it to the service's user with mode 0600, and replace the key if it was open long.",
-        )
-    return data.decode("ascii", "replace")
+        return private_files.read(path, MAX_KEY_BYTES)
+    except private_files.OpenToOthers as error:
+        mend = "Give it to the service's user with mode 0600, and replace the key if it was open long."
+        raise NoSigningKey(f"the file of signing keys {error}", mend=mend) from None
+    except private_files.NotPrivate as error:
+        raise NoSigningKey(f"the file of signing keys {error}") from None

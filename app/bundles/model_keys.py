@@ -4,17 +4,15 @@ GRAIL_MODEL_SIGNING_KEY, or from the file that GRAIL_MODEL_SIGNING_KEY_FILE name
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from app.audit_log import signing
-from app.audit_log.errors import NoSigningKey
+from app import private_files
 from app.bundles.errors import ModelKeyUnusable
 from app.config import Settings
-from app.trust.keys import KeyUnusable
+from app.trust.keys import MAX_KEY_BYTES, KeyUnusable
 from app.trust.model_signature import ModelSigner, P256Signer
 
 FILE = "model-signing-key.pem"
@@ -26,10 +24,10 @@ def load_model_signer(settings: Settings) -> ModelSigner | None:
     text = settings.model_signing_key.replace("\\n", "\n")
     try:
         if not text and settings.model_signing_key_file is not None:
-            text = signing.read_secret(settings.model_signing_key_file)
+            text = private_files.read(settings.model_signing_key_file, MAX_KEY_BYTES)
         return P256Signer.from_pem(text.encode()) if text.strip() else None
-    except NoSigningKey as error:
-        raise ModelKeyUnusable(error.detail.replace("signing keys", "the model signing key")) from None
+    except private_files.NotPrivate as error:
+        raise ModelKeyUnusable(f"the file of the model signing key {error}") from None
     except KeyUnusable as error:
         raise ModelKeyUnusable(str(error)) from None
 
@@ -41,10 +39,5 @@ def new_pem() -> bytes:
 
 
 def ensure_file(directory: Path) -> Path:
-    """The file in `directory` with a key of this service's own, readable by its user alone; made when it is not there.
-    Safe when two make it at once."""
-    path = directory / FILE
-    if not path.exists():
-        with suppress(FileExistsError):
-            signing.write_new(path, new_pem())
-    return path
+    """The file in `directory` with a key of this service's own, made when it is not there. Raises OSError."""
+    return private_files.ensure(directory / FILE, new_pem)

@@ -11,7 +11,6 @@ import base64
 import binascii
 import os
 import re
-import stat
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +19,10 @@ from typing import Protocol
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from app import private_files
 from app.config import Settings
 from app.envelope.errors import ContentUnreadable, NoKeyEncryptionKey
 from app.envelope.sealing import NONCE_BYTES
-from app.secret import private_file
 
 KEY_BYTES = 32
 FILE = "key-encryption-keys"
@@ -134,19 +133,12 @@ def parse_keys(text: str) -> dict[int, bytes]:
 def read_keys_file(path: Path) -> str:
     """The file's text. Raises NoKeyEncryptionKey where it is missing, or where others may read or change it."""
     try:
-        with path.open("rb") as file:
-            about = os.fstat(file.fileno())
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise NoKeyEncryptionKey(f"its file can not be read ({type(error).__name__})") from None
-    if not stat.S_ISREG(about.st_mode) or len(data) > MAX_FILE_BYTES:
-        raise NoKeyEncryptionKey("its file is no plain file of a few lines")
-    if about.st_mode & (stat.S_IRWXO | stat.S_IWGRP | stat.S_IXGRP):
-        raise NoKeyEncryptionKey(
-            f"its file has the mode {stat.S_IMODE(about.st_mode):04o}: others may read or change it",
-            mend="Give it to the service's user with mode 0400 (or 0440), and make a new version if it was open long.",
-        )
-    return data.decode("ascii", "replace")
+        return private_files.read(path, MAX_FILE_BYTES)
+    except private_files.OpenToOthers as error:
+        mend = "Give it to the service's user with mode 0400 (or 0440), and make a new version if it was open long."
+        raise NoKeyEncryptionKey(f"its file {error}", mend=mend) from None
+    except private_files.NotPrivate as error:
+        raise NoKeyEncryptionKey(f"its file {error}") from None
 
 
 def load_keys(settings: Settings) -> FileKeys:
@@ -158,14 +150,14 @@ def load_keys(settings: Settings) -> FileKeys:
     return FileKeys(parse_keys(text))
 
 
-def new_keys() -> str:
+def new_keys() -> bytes:
     """A first key, as a file of keys holds it."""
-    return f"1:{base64.b64encode(os.urandom(KEY_BYTES)).decode()}\n"
+    return b"1:" + base64.b64encode(os.urandom(KEY_BYTES)) + b"\n"
 
 
 def ensure_file(directory: Path) -> Path:
-    """The file in `directory` with a key of this service's own, made when it is not there."""
-    return private_file(directory / FILE, new_keys, mode=0o400)
+    """The file in `directory` with a key of this service's own, made when it is not there. Raises OSError."""
+    return private_files.ensure(directory / FILE, new_keys, mode=0o400)
 
 
 def _decoded(text: str) -> bytes:

@@ -59,7 +59,7 @@ def staged(directory: Path, workers: int) -> Iterator[Stage]:
         environment = {
             **os.environ,
             "GRAIL_DATABASE_URL": services.database_url, "GRAIL_BROKER_URL": services.broker_url,
-            "GRAIL_MASTER_SECRET": uuid.uuid4().hex * 2, "GRAIL_KEY_ENCRYPTION_KEYS": new_keys().strip(),
+            "GRAIL_MASTER_SECRET": uuid.uuid4().hex * 2, "GRAIL_KEY_ENCRYPTION_KEYS": new_keys().decode().strip(),
             "GRAIL_DATA_DIR": str(directory / "data"),
             "GRAIL_RATE_LIMITS": json.dumps({"requester": {"read": 10**9, "write": 10**9}}),  # counted, never reached
             "GRAIL_LOG_LEVEL": "WARNING", "TOKENIZERS_PARALLELISM": "false",

@@ -185,7 +185,7 @@ def test_what_can_not_sign_is_refused_without_a_part_of_it(more: dict[str, objec
 @pytest.mark.parametrize("mode", [0o604, 0o602, 0o620])
 def test_a_file_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> None:
     path = pem_file(tmp_path / "key.pem", OLD, mode=mode)
-    with pytest.raises(NoSigningKey, match="others may read it"):
+    with pytest.raises(NoSigningKey, match="others may read or change it"):
         signing.load_signers(Settings(log_origin=ORIGIN, signing_key_file=path))
 
 

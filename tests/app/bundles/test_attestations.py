@@ -110,7 +110,7 @@ def test_keys_that_others_may_read_are_refused_without_a_word_of_them(floor: Flo
     assert path == model_keys.ensure_file(tmp_path) and path.stat().st_mode & 0o777 == 0o600
     P256Signer.from_pem(path.read_bytes())
     path.chmod(0o644)
-    with pytest.raises(ModelKeyUnusable, match="others may read it") as caught:
+    with pytest.raises(ModelKeyUnusable, match="others may read or change it") as caught:
         model_keys.load_model_signer(signing(floor.settings, model_signing_key_file=path))
     assert "PRIVATE" not in caught.value.detail and caught.value.type != NoSigningKey.type
     assert model_keys.load_model_signer(signing(floor.settings)) is None
