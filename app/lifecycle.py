@@ -169,6 +169,10 @@ JOB_MOVES: dict[tuple[JobState, JobEvent], JobState] = {
 PENDING = frozenset({_R.RECEIVED, _R.QUEUED})
 """Request states that a batch may be made of, and in which a withdrawal needs nobody's help."""
 
+OPEN_JOBS = (JobState.QUEUED, JobState.RUNNING, JobState.EVALUATED, JobState.AWAITING_APPROVAL)
+"""Job states in which something is still to happen. While a model has such a job, no further batch is made for it: the
+next one starts from what that one publishes."""
+
 COMPLETED = frozenset(
     {_R.PUBLISHED, _R.STANDING, _R.WITHDRAWN, _R.FAILED, _R.REFUSED, _R.COUNTERED, _R.REINSTATED}
 )

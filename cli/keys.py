@@ -46,20 +46,26 @@ def database_url() -> str:
 
 
 @contextmanager
-def database_session() -> Iterator[Session]:
-    """A transaction on the database, which must be reachable and at the newest schema. Raises CommandFailed."""
+def opened_database(application: str) -> Iterator[Database]:
+    """The database, which must be reachable and at the newest schema. Raises CommandFailed."""
     url = database_url()
-    db = Database(url, pool_size=1, application="grail cli")
+    db = Database(url, pool_size=1, application=application)
     try:
         at, newest = schema.current(url), schema.head()
         if at != newest:
             raise CommandFailed(f"the database has schema {at or 'none'}, this needs {newest}", "Run `grail migrate`.")
-        with transaction(db) as session:
-            yield session
+        yield db
     except (Unavailable, OperationalError, InterfaceError):
         raise CommandFailed("the database does not answer", AWAY) from None
     finally:
         db.dispose()
+
+
+@contextmanager
+def database_session() -> Iterator[Session]:
+    """A transaction on it. Raises CommandFailed."""
+    with opened_database("grail cli") as db, transaction(db) as session:
+        yield session
 
 
 @keys.command()

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from sqlalchemy.exc import InterfaceError, OperationalError
 
-from app import schema
 from app.audit_log import auditing, checkpoints, export, parts, service, signing
 from app.audit_log.auditing import Audited
 from app.config import Settings, load_settings
 from app.db import Database, reading
-from app.errors import Unavailable
 from app.trust.verify import KEY, Key, Rejected, parse_keys
 from cli.failures import CommandFailed
-from cli.keys import AWAY, database_url
+from cli.keys import opened_database
 from cli.log_keys import keys
 from cli.remote import data_directory
 from cli.show import AsJson, hint, show_fields, show_json
@@ -31,20 +27,9 @@ log.add_typer(keys, name="key")
 HASH_CHARS = 64
 
 
-@contextmanager
-def log_database() -> Iterator[Database]:
+def log_database() -> AbstractContextManager[Database]:
     """The database, which must be reachable and at the newest schema. Raises CommandFailed."""
-    url = database_url()
-    db = Database(url, pool_size=1, application="grail log")
-    try:
-        at, newest = schema.current(url), schema.head()
-        if at != newest:
-            raise CommandFailed(f"the database has schema {at or 'none'}, this needs {newest}", "Run `grail migrate`.")
-        yield db
-    except (Unavailable, OperationalError, InterfaceError):
-        raise CommandFailed("the database does not answer", AWAY) from None
-    finally:
-        db.dispose()
+    return opened_database("grail log")
 
 
 def signing_settings() -> Settings:

@@ -10,16 +10,15 @@ from typing import Any
 from sqlalchemy import Integer, Select, cast, func, select
 from sqlalchemy.orm import Session
 
-from app.lifecycle import JobState
+from app.lifecycle import OPEN_JOBS
 from app.served_models.schemas import Policy
 from app.tables import Adapter, AdapterState, Job, ServedModel
 
 DAYS = "superseded_weights_days"
-OPEN = (JobState.QUEUED, JobState.RUNNING, JobState.EVALUATED, JobState.AWAITING_APPROVAL)
 ENDED = (AdapterState.SUPERSEDED, AdapterState.REJECTED)
 FREE: tuple[Any, ...] = (
     Adapter.id.is_distinct_from(ServedModel.active_adapter_id),
-    ~select(Job.id).where(Job.start_adapter_id == Adapter.id, Job.state.in_(OPEN)).exists(),
+    ~select(Job.id).where(Job.start_adapter_id == Adapter.id, Job.state.in_(OPEN_JOBS)).exists(),
     ~select(ServedModel.id)
     .where(ServedModel.reference_adapter_path.like(func.concat("%/", Adapter.name)))
     .correlate(Adapter)

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Select, exists, func, insert, literal, sel
 from sqlalchemy.orm import Session
 
 from app.envelope.columns import warm
-from app.lifecycle import PENDING, JobState, RequestEvent, RequestState, advance_request
+from app.lifecycle import OPEN_JOBS, PENDING, JobState, RequestEvent, RequestState, advance_request
 from app.tables import (
     Adapter,
     Batch,
@@ -27,8 +27,6 @@ from app.tables import (
 )
 from grail.types import Role, Segment
 
-OPEN_JOBS = (JobState.QUEUED, JobState.RUNNING, JobState.EVALUATED, JobState.AWAITING_APPROVAL)
-"""While a model has such a job, no further batch is made for it: the next one starts from what that one publishes."""
 IN_FORCE = (RequestState.PUBLISHED, RequestState.COUNTERED)
 """States in which what a request had erased is to stay gone."""
 APART_AT_ONCE = 1000

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy.orm import Session
 
+from app.apart import Apart, together
 from app.audit.service import record, record_all
 from app.auth import Principal
 from app.batches import repository
@@ -72,17 +72,11 @@ class Remainder:
     reason: BatchReason
 
 
-@contextmanager
-def _together(**_: str) -> Iterator[None]:
-    """A failure ends the pass."""
-    yield
-
-
 def plan(
     db: Database,
     *,
     time_of: Callable[[Session], datetime] = clock,
-    apart: Callable[..., AbstractContextManager[None]] = _together,
+    apart: Apart = together,
 ) -> list[uuid.UUID]:
     """Make the batches that are due, one per served model without a job. Ids of the jobs made.
 

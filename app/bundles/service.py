@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import takewhile
@@ -15,6 +14,7 @@ import structlog
 from sqlalchemy.orm import Session
 
 from app.adapters.service import model_named, version_of
+from app.apart import Apart, together
 from app.audit_log import checkpoints
 from app.audit_log.errors import LogForked, NoCheckpointYet, NoSigningKey, OtherOrigin, OutsideLog
 from app.audit_log.sequencing import number_all
@@ -42,13 +42,6 @@ SEAL_SECONDS = 10.0
 """No further report is begun in a ring after so long: figures of large ones take their time to be computed again."""
 AT_ONCE = 20
 """Reports, and versions, of one ring."""
-Apart = Callable[..., AbstractContextManager[None]]
-
-
-@contextmanager
-def _together(**_: str) -> Iterator[None]:
-    yield
-
 
 @dataclass(frozen=True, slots=True)
 class Zip:
@@ -59,7 +52,7 @@ class Zip:
 
 
 def drive(
-    db: Database, settings: Settings, *, apart: Apart = _together, retry_seconds: float = RETRY_SECONDS
+    db: Database, settings: Settings, *, apart: Apart = together, retry_seconds: float = RETRY_SECONDS
 ) -> None:
     """Bring every bundle that is owed as far as it can be brought now. Safe to call again at any time, by several at
     once, and after a death at any place; with `apart` around each, none holds up the others. Raises Unavailable."""

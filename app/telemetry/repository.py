@@ -12,18 +12,10 @@ from sqlalchemy import ColumnElement, Select, column, func, select, text, true, 
 from sqlalchemy.orm import Session
 from sqlalchemy.types import Uuid
 
-from app.lifecycle import JobState, RequestState
+from app.lifecycle import COMPLETED, OPEN_JOBS, PENDING, RequestState
 from app.tables import Adapter, Delivery, DeliveryState, Job, Request, ServedModel, Worker
 
-PENDING = (RequestState.RECEIVED, RequestState.QUEUED)
-DONE = frozenset(
-    {
-        RequestState.PUBLISHED, RequestState.STANDING, RequestState.WITHDRAWN, RequestState.FAILED,
-        RequestState.REFUSED, RequestState.COUNTERED, RequestState.REINSTATED,
-    }
-)  # fmt: skip
-OPEN = tuple(state for state in RequestState if state not in DONE)
-OPEN_JOBS = (JobState.QUEUED, JobState.RUNNING, JobState.EVALUATED, JobState.AWAITING_APPROVAL)
+OPEN = tuple(state for state in RequestState if state not in COMPLETED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,14 @@ def grail(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.fixture
+def people(grail: Grail, model_files: tuple[Path, Path]) -> str:
+    """A served model of that name."""
+    base, adapter = model_files
+    grail("models", "add", "people", "--base", base, "--adapter", adapter, "--template", "Q: {prompt} A:")
+    return "people"
+
+
+@pytest.fixture
 def url(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An API of its own on a port of its own, named by GRAIL_URL: connections that count belong to one loop."""
     api = create_app(settings)

@@ -38,13 +38,6 @@ def key(keys: Keys, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def people(grail: Grail, model_files: tuple[Path, Path]) -> str:
-    base, adapter = model_files
-    grail("models", "add", "people", "--base", base, "--adapter", adapter, "--template", "Q: {prompt} A:")
-    return "people"
-
-
-@pytest.fixture
 def request_id(grail: Grail, people: str, tmp_path: Path) -> str:
     body = {"forget": [question(1), question(2)], "retain": [question(3)], "client_reference": "ticket-1"}
     (tmp_path / "body.json").write_text(json.dumps(body))

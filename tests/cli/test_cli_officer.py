@@ -25,13 +25,6 @@ def key(keys: Keys, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAIL_KEY", keys.admin)
 
 
-@pytest.fixture
-def people(grail: Grail, model_files: tuple[Path, Path]) -> str:
-    base, adapter = model_files
-    grail("models", "add", "people", "--base", base, "--adapter", adapter, "--template", "Q: {prompt} A:")
-    return "people"
-
-
 def job_of(grail: Grail, people: str, directory: Path) -> str:
     body = {"forget": [question(1)], "retain": [question(3)]}
     (directory / "body.json").write_text(json.dumps(body))
