@@ -42,6 +42,9 @@ from app.imports.spool import Upload
 from app.keys.service import create_key
 from app.requests import bulk
 from app.tables import ImportForm, Request
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from tests.fixtures.served import add_model
 
 WORDS = (

@@ -10,7 +10,8 @@ import pytest
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 SCRIPTS = sorted(path for path in BENCH.rglob("*.py") if path.name != "__init__.py")
-OURS = {"app", "cli", "grail", "load", "plain", "provenance", "reproduction", "worker"}
+OWN = {path.relative_to(BENCH).with_suffix("").parts[0] for path in SCRIPTS}
+OURS = {"app", "cli", "grail", "tests", "worker"} | OWN
 
 
 def name_of(path: Path) -> str:
