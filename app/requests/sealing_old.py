@@ -18,7 +18,6 @@ from grail.types import Segment
 def seal_old(session: Session, limit: int) -> int:
     """Seal at most `limit` requests' words and as many examples that stand there plain. How many rows. Raises
     KeyStoreAway, NoKeyEncryptionKey."""
-    codec = codec_of(session)
     requests = repository.plain_requests(session, limit)
     for request in requests:
         for name in WORDS:
@@ -26,6 +25,9 @@ def seal_old(session: Session, limit: int) -> int:
                 setattr(request, name, getattr(request, f"plain_{name}"))
     session.flush()
     rows = repository.plain_examples(session, limit)
+    if not rows:  # as nearly always: the key store is not needed then
+        return len(requests)
+    codec = codec_of(session)
     keys = _Keys(codec, repository.requests_of(session, rows))
     for row in rows:
         content = row.plain_content

@@ -85,8 +85,8 @@ def _weights(session: Session, now: datetime, settings: Settings) -> tuple[bool,
 
 
 KINDS: Mapping[str, Removal] = {
-    "plain": _plain, "works": _works, "weights": _weights, "answers": _answers, "faults": _faults,
-    "deliveries": _deliveries,
-    EVENTS: _events,
+    "weights": _weights, "answers": _answers, "faults": _faults, "deliveries": _deliveries, EVENTS: _events,
+    "works": _works, "plain": _plain,
 }  # fmt: skip
-"""Deliveries before events: the latter go once no delivery needs them."""
+"""Deliveries before events: the latter go once no delivery needs them. What needs the key store comes last: while that
+is away, the rest goes on."""

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from sqlalchemy import select, text
 
-from app.db import transaction
+from app.db import Database, transaction
+from app.envelope.codec import Codec
+from app.envelope.errors import KeyStoreAway
 from app.requests import blanking
 from app.requests.sealing_old import seal_old
-from app.retention.service import remove
+from app.retention.service import KINDS, remove
 from app.tables import Example, Request
 from grail.types import Segment
 from tests.app.service import Floor
@@ -94,3 +96,20 @@ def test_plain_rows_whose_time_is_over_go_unsealed(floor: Floor, old: str) -> No
         assert blanking.blank(session, now, 10) == 1
     assert plain_rows(floor) == 0
     assert contents(floor, old)["note"] is None
+
+
+def test_without_the_key_store_what_needs_it_waits_and_the_rest_goes_on(floor: Floor, old: str) -> None:
+    def away() -> Codec:
+        raise KeyStoreAway("the key store does not answer")
+
+    db = Database(floor.settings.database_url, codec=away)
+    waits = []
+    for kind in KINDS:
+        try:
+            remove(db, floor.settings, kind)
+        except KeyStoreAway:
+            waits.append(kind)
+    assert waits == ["plain"] and list(KINDS)[-2:] == ["works", "plain"]
+    remove(floor.db, floor.settings, "plain")
+    assert remove(db, floor.settings, "plain") == 0, "nothing is left that needs it"
+    db.dispose()
