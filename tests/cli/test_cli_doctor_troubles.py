@@ -266,8 +266,8 @@ def attention(floor: Floor) -> None:
 def broken(floor: Floor) -> None:
     """A job that failed for what only an operator can mend."""
     floor.ask(1)
-    job_id = floor.order()
-    floor.fail(job_id, floor.claim(job_id) or 0, FailureKind.OPERATOR)
+    job_id, now = floor.order(), datetime.now(UTC)  # the command looks at the clock: a breaker cools down
+    floor.fail(job_id, floor.claim(job_id, now) or 0, FailureKind.OPERATOR, now)
 
 
 def message(floor: Floor, state: DeliveryState, late_seconds: float) -> None:
