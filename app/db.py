@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from app import queue
 from app.envelope.codec import Codec
 from app.envelope.columns import attach
+from app.envelope.errors import NotAtHand
 from app.envelope.service import process_codec
 from app.errors import Unavailable
 
@@ -60,6 +61,7 @@ class Database:
         self.session_factory = sessionmaker(self.engine, expire_on_commit=False)
         self._open_codec = codec
         self._codec: Codec | None = None
+        self._codec_at_hand: Codec | None = None
         attach(self.session_factory, self.codec)
         self.reader = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         event.listen(self.engine, "checkout", _only_alive)
@@ -71,6 +73,14 @@ class Database:
         if self._codec is None:
             self._codec = self._open_codec()
         return self._codec
+
+    def codec_at_hand(self) -> Codec:
+        """The same for whom nobody may wait. Raises NotAtHand, at once or where a key is needed that is not there."""
+        if self._codec is None:
+            raise NotAtHand
+        if self._codec_at_hand is None:
+            self._codec_at_hand = Codec(self._codec.keyring.at_hand())
+        return self._codec_at_hand
 
     def ping(self) -> None:
         """Raises Unavailable when the database does not answer."""

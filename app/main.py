@@ -41,6 +41,7 @@ from app.reports.endpoints import router as reports
 from app.requests.decision_endpoints import router as decisions
 from app.requests.endpoints import router as requests
 from app.requests.quick import KnownModels
+from app.requests.together import Together
 from app.secret import masters
 from app.served_models.endpoints import router as served_models
 from app.statistics.endpoints import router as statistics
@@ -95,6 +96,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.db = Database(settings.database_url, timeout_seconds=settings.database_timeout_seconds)
     app.state.known_keys, app.state.known_models = KnownKeys(), KnownModels()
+    app.state.together = Together(app.state.db)
     app.state.streams = Streams(
         app.state.db, poll_seconds=settings.events_poll_seconds,
         heartbeat_seconds=settings.events_heartbeat_seconds, per_key=settings.events_streams_per_key,

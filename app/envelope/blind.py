@@ -12,12 +12,14 @@ import hashlib
 import hmac
 import uuid
 from collections.abc import Iterable
+from functools import lru_cache
 
 from app.envelope.keyring import Keyring
 
 NAMESPACE = uuid.UUID("5c1f5f0e-4f0a-5c7e-9d51-2f1b8f6c7a10")
 
 
+@lru_cache(maxsize=1024)
 def key_id_of(scope: uuid.UUID) -> uuid.UUID:
     """The id under which the key store has the key of a scope's blind indexes."""
     return uuid.uuid5(NAMESPACE, scope.hex)

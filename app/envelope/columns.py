@@ -88,7 +88,7 @@ class Sealed:
 
     def spot_of(self, model: type[DeclarativeBase], row: Mapping[str, Any]) -> Spot:
         """The same of a row's columns."""
-        return self._spot(model.__tablename__, row["id"], (row.get(name) for name in self.keys))
+        return self._spot(model.__tablename__, row["id"], map(row.get, self.keys))
 
     def _spot(self, table: str, row_id: uuid.UUID, key_ids: Iterator[uuid.UUID | None]) -> Spot:
         for key_id in key_ids:
@@ -127,14 +127,12 @@ def seal_rows(
     """Rows for an INSERT: each sealed field replaced by its column. They need their ids already. `held` are keys that
     the caller has at hand, by their ids."""
     made, fields = [dict(row) for row in rows], sealed_fields(model).values()
-    named = {one.spot_of(model, row)[0] for row in made for one in fields if one.name in row}
-    keys = {**codec.keyring.create(named - held.keys()), **held}
-    drawn = iter(nonces(len(made) * len(fields)))
-    for row in made:
-        for one in fields:
-            if one.name in row:
-                value, spot = row.pop(one.name), one.spot_of(model, row)
-                row[one.column] = None if value is None else sealed(keys, spot, value, one.kind, next(drawn))
+    placed = [(row, one, one.spot_of(model, row)) for row in made for one in fields if one.name in row]
+    lacking = {key_id for _, _, (key_id, _) in placed} - held.keys()
+    keys = {**codec.keyring.create(lacking), **held} if lacking else held
+    for (row, one, spot), nonce in zip(placed, nonces(len(placed)), strict=True):
+        value = row.pop(one.name)
+        row[one.column] = None if value is None else sealed(keys, spot, value, one.kind, nonce)
     return made
 
 

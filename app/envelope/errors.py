@@ -5,6 +5,10 @@ from __future__ import annotations
 from app.errors import ServiceError, Unavailable
 
 
+class NotAtHand(LookupError):
+    """A key would have to be asked for, by whom who must not wait for it."""
+
+
 class ContentUnreadable(ServiceError):
     """Sealed bytes do not open."""
 

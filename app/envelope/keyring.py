@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import secrets
 import threading
 import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
+from typing import Any, NoReturn
 
-from app.envelope.errors import ContentDestroyed, DataKeyMissing
+from app.envelope.errors import ContentDestroyed, DataKeyMissing, NotAtHand
 from app.envelope.kms import KeyManagement, Wrapped
 from app.envelope.sealing import SECRET_BYTES, DataKey
 from app.envelope.store import Destroyed, KeyStore
 from app.ids import new_ids
 
 AHEAD = 64
+
+
+class _Nobody:
+    """In the place of whoever would have to be asked."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise NotAtHand
 
 
 class Keyring:
@@ -36,6 +45,14 @@ class Keyring:
         self._held: OrderedDict[uuid.UUID, tuple[float, DataKey]] = OrderedDict()
         self._ahead: list[DataKey] = []
         self._lock = threading.Lock()
+
+    def at_hand(self) -> Keyring:
+        """The same keys, as far as they are in memory: where another would have to be asked for, NotAtHand is raised at
+        once. For whom nobody may wait, such as an event loop."""
+        found = copy.copy(self)  # what it holds is one thing, looked at by two
+        nobody: Any = _Nobody()
+        found.store = found.keys = nobody
+        return found
 
     def create(self, ids: Collection[uuid.UUID]) -> dict[uuid.UUID, DataKey]:
         """A key for each id, made now unless it has one. They are stored before this returns, so that content sealed

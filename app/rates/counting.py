@@ -7,7 +7,7 @@ deadline. So limits fail open, and that is told: in a log line at each change, i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from urllib.parse import parse_qs, urlsplit
 
 import structlog
@@ -19,12 +19,15 @@ from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError
 
 from app.config import Settings
+from app.gathering import Gathering
 from app.rates.quotas import Quota
 from app.rates.window import SCRIPT, Taken, arguments, taken
 
 log = structlog.get_logger(__name__)
 
 PREFIX = "grail:rate:"
+MOST_AT_ONCE = 64
+"""Calls that one round trip counts: the server is held up by no more."""
 NO_SERVER = "no Redis or Valkey counts calls: set GRAIL_RATE_URL, or GRAIL_RATE_LIMITS_ON=false"
 AWAY = "calls are not counted and no limit holds: the server of GRAIL_RATE_URL (else the broker) does not answer"
 
@@ -60,6 +63,7 @@ class Counting:
         self.url = url_of(settings)
         self._redis: Redis | None = None
         self._script: AsyncScript | None = None
+        self._gathering: Gathering[tuple[str, list[str]], list[int]] = Gathering(self._ask, most=MOST_AT_ONCE)
         self._again_at = 0.0
         self.away = self.url is None
 
@@ -71,8 +75,8 @@ class Counting:
         if self.away:
             self._again_at = now + self.settings.rate_pause_seconds  # this call tries, the others do not wait for it
         try:
-            answered = await self._ready(self.url)(
-                keys=[f"{PREFIX}{quota.name}:{caller}"], args=arguments(quota, counts=counts)
+            answered = await self._gathering.answer(
+                (f"{PREFIX}{quota.name}:{caller}", arguments(quota, counts=counts))
             )
         except (RedisError, OSError) as error:
             self._again_at = time.monotonic() + self.settings.rate_pause_seconds
@@ -101,6 +105,15 @@ class Counting:
         if not self.settings.rate_limits_on or not self.away:
             return None
         return NO_SERVER if self.url is None else AWAY
+
+    async def _ask(self, some: Sequence[tuple[str, list[str]]]) -> list[list[int]]:
+        """The script's answer for each of (key, arguments). Raises RedisError, OSError."""
+        assert self.url is not None  # noqa: S101 - nobody asks otherwise
+        script = self._ready(self.url)
+        answered: list[list[int]] = await script(
+            keys=[key for key, _ in some], args=[argument for _, arguments_ in some for argument in arguments_]
+        )
+        return answered
 
     def _ready(self, url: str) -> AsyncScript:
         if self._redis is None or self._script is None:

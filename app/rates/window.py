@@ -17,45 +17,54 @@ from app.rates.quotas import Quota
 
 SLOTS = 12
 SCRIPT = """
-local length, slots = tonumber(ARGV[1]), tonumber(ARGV[2])
-local limit, counts, now = tonumber(ARGV[3]), ARGV[4] == '1', tonumber(ARGV[5])
-if not now then
-    local time = redis.call('TIME')
-    now = time[1] * 1000 + math.floor(time[2] / 1000)
-end
-local at = math.floor(now / length)
-local kept, used, alive = redis.call('HGETALL', KEYS[1]), 0, {}
-for i = 1, #kept, 2 do
-    local slot, calls = tonumber(kept[i]), tonumber(kept[i + 1])
-    if slot < at - slots or slot > at + 1 then
-        redis.call('HDEL', KEYS[1], kept[i])
-    else
-        used = used + calls
-        alive[#alive + 1] = {slot, calls}
+local function take(key, length, slots, limit, counts, now)
+    if not now then
+        local time = redis.call('TIME')
+        now = time[1] * 1000 + math.floor(time[2] / 1000)
     end
-end
-local function left(slot)
-    return (slot + slots + 1) * length - now
-end
-table.sort(alive, function(one, other) return one[1] < other[1] end)
-if used < limit then
-    if counts then
-        redis.call('HINCRBY', KEYS[1], at, 1)
-        redis.call('PEXPIRE', KEYS[1], (slots + 2) * length)
-        used = used + 1
+    local at = math.floor(now / length)
+    local kept, used, alive = redis.call('HGETALL', key), 0, {}
+    for i = 1, #kept, 2 do
+        local slot, calls = tonumber(kept[i]), tonumber(kept[i + 1])
+        if slot < at - slots or slot > at + 1 then
+            redis.call('HDEL', key, kept[i])
+        else
+            used = used + calls
+            alive[#alive + 1] = {slot, calls}
+        end
     end
-    return {1, limit - used, left(alive[1] and alive[1][1] or at)}
-end
-for _, one in ipairs(alive) do
-    used = used - one[2]
+    local function left(slot)
+        return (slot + slots + 1) * length - now
+    end
+    table.sort(alive, function(one, other) return one[1] < other[1] end)
     if used < limit then
-        return {0, 0, left(one[1])}
+        if counts then
+            redis.call('HINCRBY', key, at, 1)
+            redis.call('PEXPIRE', key, (slots + 2) * length)
+            used = used + 1
+        end
+        return {1, limit - used, left(alive[1] and alive[1][1] or at)}
+    end
+    for _, one in ipairs(alive) do
+        used = used - one[2]
+        if used < limit then
+            return {0, 0, left(one[1])}
+        end
     end
 end
+local answers = {}
+for i, key in ipairs(KEYS) do
+    local of = (i - 1) * 5
+    answers[i] = take(
+        key, tonumber(ARGV[of + 1]), tonumber(ARGV[of + 2]), tonumber(ARGV[of + 3]), ARGV[of + 4] == '1',
+        tonumber(ARGV[of + 5])
+    )
+end
+return answers
 """
-"""KEYS: the caller's. ARGV: a slot's milliseconds, their number, the limit, whether the call counts, and, for tests,
-the time in milliseconds. Answers whether there was room, how many more have room, and the milliseconds until there is
-more room."""
+"""KEYS: one of each call's caller, in the calls' order. ARGV, five for each: a slot's milliseconds, their number, the
+limit, whether the call counts, and, for tests, the time in milliseconds. Answers for each whether there was room, how
+many more have room, and the milliseconds until there is more room."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 
 from app.auth import Claimed, Principal, confirm, require
 from app.config import bounds
@@ -84,7 +85,7 @@ PAGE_MAX = bounds().page_limit_max
         ),
     },
 )
-def submit(
+async def submit(
     payload: RequestCreate,
     request: Request,
     who: Claimed,
@@ -94,15 +95,22 @@ def submit(
     the next batch; retain items join that set. A request with retain items only is `standing` from now on. Where the
     policy has `validate_notices`, a copyright request waits as `notice` for an officer."""
     state, now = request.app.state, datetime.now(UTC)
-    due_days = state.settings.request_due_days
     if idempotency_key is None:
-        quickly = quick.submit(state.db, state.known_models, payload, who, now, due_days=due_days)
+        due_days = state.settings.request_due_days
+        quickly = await quick.submit(state.together, state.known_models, payload, who, now, due_days=due_days)
         if quickly is not None:
             return response_of(_told(quickly))
+    return await run_in_threadpool(_submit_at_length, payload, request, who, idempotency_key, now)
+
+
+def _submit_at_length(
+    payload: RequestCreate, request: Request, who: Principal, idempotency_key: str | None, now: datetime
+) -> Response:
+    state = request.app.state
     with transaction(state.db) as session:  # here and not as a dependency: one thread does all of it
 
         def work() -> Told:
-            return _told(service.submit(session, payload, who, now, due_days=due_days))
+            return _told(service.submit(session, payload, who, now, due_days=state.settings.request_due_days))
 
         if idempotency_key is not None:  # a kept answer is told to a key that is still valid only
             confirm(session, who)

@@ -6,7 +6,7 @@ Without retain items that takes three statements (`intake_repository`), and diff
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -41,6 +41,8 @@ from app.telemetry.context import note
 from app.telemetry.tracing import traceparent
 from grail.types import Role as ExampleRole
 from grail.types import Segment
+
+Lengths = Callable[[Sequence[Entry], ServedModel | Target], None]
 
 
 def submit(session: Session, payload: RequestCreate, who: Principal, now: datetime, *, due_days: int) -> RequestView:
@@ -83,16 +85,17 @@ def prepare(
     due_days: int,
     sorts_at: datetime | None = None,
     policy: Policy | None = None,
+    lengths: Lengths = check_lengths,
 ) -> Asked:
     """Check what is asked, and make its row. Raises what `submit` raises, but for UnknownServedModel.
 
     `sorts_at` is the moment by which its id sorts where that is not this one: lists by time of receipt go by ids.
-    `policy` is the model's, where it was read from its row already.
+    `policy` is the model's, where it was read from its row already; `lengths` checks that texts fit the model.
     """
     request_id = _new_request_id(payload, sorts_at)
     found = _entries(payload, request_id)
     print_ = duplicates.fingerprint(payload.domain, found) if payload.forget else None
-    return _asked(payload, model, who, now, request_id, found, print_, due_days, policy)
+    return _asked(payload, model, who, now, request_id, found, print_, due_days, policy, lengths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +134,14 @@ def event_columns(trail: Iterable[AuditEntry]) -> Iterator[dict[str, Any]]:
             yield {**said, "request_id": made.subject_id, "served_model_id": model_id, "created_at": made.at}
 
 
-def as_json(rows: Rows) -> dict[str, str]:
-    """A request with all that belongs to it, as `intake_repository` stores it."""
-    leaves = [{**leaf_columns(made), "leaf": made.leaf.decode()} for made in rows.trail]
-    return intake.as_json(rows.request, rows.examples, leaves, list(event_columns(rows.trail)))
+def as_json(*rows: Rows) -> dict[str, str]:
+    """Requests with all that belongs to them, as `intake_repository` stores them."""
+    return intake.as_json(
+        [one.request for one in rows],
+        [example for one in rows for example in one.examples],
+        [{**leaf_columns(made), "leaf": made.leaf.decode()} for one in rows for made in one.trail],
+        [event for one in rows for event in event_columns(one.trail)],
+    )
 
 
 def _store(session: Session, asked: Asked, blocked: Mapping[str, uuid.UUID], now: datetime) -> None:
@@ -182,9 +189,10 @@ def _asked(
     fingerprint: str | None,
     due_days: int,
     policy: Policy | None = None,
+    lengths: Lengths = check_lengths,
 ) -> Asked:
     receipt = receive(payload, policy or Policy.model_validate(model.policy), now, due_days)
-    check_lengths(found, model)
+    lengths(found, model)
     return Asked(_draft(request_id, payload, who, model, receipt, fingerprint), found, receipt.state)
 
 

@@ -57,12 +57,13 @@ FROM served_model m WHERE m.name = %(model)s
 """
 
 RECEIVE = """
-SELECT receive_request_2(
-    %(key)s::uuid, %(model)s::uuid, %(terms)s, %(fingerprint)s, %(digests)s::text[],
-    %(requests)s::json, %(examples)s::json, %(leaves)s::json, %(events)s::json
+SELECT request, revision FROM receive_requests_1(
+    %(model)s::uuid, %(terms)s, %(askers)s::json, %(requests)s::json, %(examples)s::json, %(leaves)s::json,
+    %(events)s::json
 )
 """
-"""What `HOLDER_AND_MODEL`, `ASKED_BEFORE` and `STORE` do one after the other. The functions are migration 0019's."""
+"""What `HOLDER_AND_MODEL`, `ASKED_BEFORE` and `STORE` do one after the other, for many at once. The functions are those
+of migrations 0019 and 0024."""
 
 PLAIN_COLUMNS = (
     "id", "served_model_id", "domain", "state", "subject_reference", "legal_basis", "client_reference", "note",
@@ -113,24 +114,29 @@ def target_and_terms(connection: Connection, name: str) -> tuple[Target, str] | 
     return None if row is None else (Target(*row[:5]), row[5])
 
 
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asks for what: the id of the request, of the key that was shown, the fingerprint of what is asked, and the
+    digests of what shall go."""
+
+    id: uuid.UUID
+    shown_key: uuid.UUID
+    asked: str
+    digests: Sequence[str]
+
+
 def receive(
     connection: psycopg.Connection[Any],
-    key_id: uuid.UUID,
     model_id: uuid.UUID,
     terms: str,
-    fingerprint: str,
-    digests: Sequence[str],
+    askers: Sequence[Asker],
     rows: Mapping[str, str],
-) -> str | None:
-    """Insert a request with all that belongs to it (`as_json`), in a transaction of its own, and its revision; None,
-    with nothing inserted, where the key does not open, the model is another, the same is asked already or some of it
-    stands."""
-    values = {
-        "key": key_id, "model": model_id, "terms": terms, "fingerprint": fingerprint, "digests": list(digests), **rows,
-    }  # fmt: skip
-    row = connection.execute(RECEIVE, values).fetchone()
-    revision: str | None = row and row[0]
-    return revision
+) -> dict[uuid.UUID, str]:
+    """Insert requests of one served model with all that belongs to them (`as_json`), in one transaction of their own,
+    and their revisions by id. One is left out, with nothing inserted of it, where its key does not open, the same is
+    asked already or some of it stands; all of them where the model is another."""
+    values = {"model": model_id, "terms": terms, "askers": to_json(askers).decode(), **rows}
+    return dict(connection.execute(RECEIVE, values).fetchall())
 
 
 def store(session: Session, rows: Mapping[str, str]) -> str:
@@ -140,11 +146,11 @@ def store(session: Session, rows: Mapping[str, str]) -> str:
 
 
 def as_json(
-    request: Mapping[str, Any],
+    requests: Sequence[Mapping[str, Any]],
     examples: Sequence[Mapping[str, Any]],
     leaves: Sequence[Mapping[str, Any]],
     events: Sequence[Mapping[str, Any]],
 ) -> dict[str, str]:
     """Rows by columns, as the database's functions take them."""
-    kinds = {"requests": [request], "examples": examples, "leaves": leaves, "events": events}
+    kinds = {"requests": requests, "examples": examples, "leaves": leaves, "events": events}
     return {name: to_json(rows, bytes_mode="hex").decode() for name, rows in kinds.items()}

@@ -1,34 +1,60 @@
-"""The usual request, received in one round trip: it only forgets, nobody asked for the same, nothing of it stands, and
-the served model is as it was when it was last looked at. All of that the database says itself while it stores
-(`receive_request_1`); whatever is otherwise is left to `app.requests.intake`, which does the same in more statements.
+"""The usual request: it only forgets, nobody asked for the same, nothing of it stands, and the served model is as it
+was when it was last looked at. All of that the database says itself while it stores (`receive_requests_1`), for all
+that came while others were being stored (`together`); whatever is otherwise is left to `app.requests.intake`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from fastapi.concurrency import run_in_threadpool
+from tokenizers import Tokenizer
+
 from app.auth import Principal
-from app.db import Database, at_once, reading
+from app.db import Database, reading
+from app.envelope.codec import Codec
+from app.envelope.errors import NotAtHand
 from app.errors import ServiceError
 from app.requests import intake
 from app.requests import intake_repository as repository
-from app.requests.intake_repository import Target
+from app.requests.checks import check_lengths
+from app.requests.entries import Entry
+from app.requests.intake_repository import Asker, Target
 from app.requests.schemas import RequestCreate, RequestView
+from app.requests.together import Line, Prepared, Together
 from app.requests.views import view_of_new
 from app.served_models.schemas import Policy
+from app.tables import ServedModel
 from app.telemetry.context import note
+from app.tokens import load_tokeniser, surely_fit
 
 KNOWN_MOST = 1000
+FEW_TEXTS = 8
+"""A request of so many takes a millisecond to check and seal, which costs less than a thread."""
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A served model with its policy; `terms` is a digest of all of it, which the database compares."""
+    """A served model with its policy and tokenizer; `terms` is a digest of all that requests are checked against, which
+    the database compares."""
 
     target: Target
     policy: Policy
     terms: str
+    tokeniser: Tokenizer
+
+    @property
+    def line(self) -> Line:
+        """Whom requests for it are stored together with."""
+        return self.target.id, self.terms
+
+    def check_surely(self, found: Sequence[Entry], model: ServedModel | Target) -> None:
+        """Texts fit, without counting or reading a file. Raises NotAtHand where that has to be looked at."""
+        pairs = [(entry.prompt, entry.completion) for entry in found]
+        if not surely_fit(self.tokeniser, model.prompt_template, pairs, model.context_tokens):
+            raise NotAtHand
 
 
 class KnownModels:
@@ -37,15 +63,23 @@ class KnownModels:
     def __init__(self) -> None:
         self._found: dict[str, Known] = {}
 
+    def at_hand(self, name: str) -> Known:
+        """The model of that name. Raises NotAtHand where the database has to be asked."""
+        known = self._found.get(name)
+        if known is None:
+            raise NotAtHand
+        return known
+
     def get(self, db: Database, name: str) -> Known | None:
-        """The model of that name; None where there is none. Raises Unavailable."""
+        """The model of that name; None where there is none. Raises Unavailable, TokeniserMissing."""
         known = self._found.get(name)
         if known is None:
             with reading(db) as connection:
                 found = repository.target_and_terms(connection, name)
             if found is None:
                 return None
-            known = Known(found[0], Policy.model_validate(found[0].policy), found[1])
+            target, terms = found
+            known = Known(target, Policy.model_validate(target.policy), terms, load_tokeniser(target.base_model_path))
             if len(self._found) >= KNOWN_MOST:
                 self._found.clear()
             self._found[name] = known
@@ -56,29 +90,60 @@ class KnownModels:
         self._found.pop(name, None)
 
 
-def submit(
-    db: Database, models: KnownModels, payload: RequestCreate, who: Principal, now: datetime, *, due_days: int
+async def submit(
+    together: Together, models: KnownModels, payload: RequestCreate, who: Principal, now: datetime, *, due_days: int
 ) -> RequestView | None:
     """Store a request; None, with nothing stored, where more has to be decided, or where it is to be refused: in which
     order and words is for `intake.submit` to say. Raises Unavailable."""
     if payload.retain or not payload.forget:
         return None
-    known = models.get(db, payload.served_model)
-    if known is None:
-        return None
     try:
-        asked = intake.prepare(payload, known.target, who, now, due_days=due_days, policy=known.policy)
-    except ServiceError:
+        found = _at_hand(together.db, models, payload, who, now, due_days)
+    except NotAtHand:
+        found = await run_in_threadpool(_looked_up, together.db, models, payload, who, now, due_days)
+    if found is None:
         return None
-    assert asked.request.fingerprint is not None  # noqa: S101 - something is to be forgotten
-    note(request_id=asked.request.id, model=payload.served_model)
-    with at_once(db, changes=True) as connection:
-        revision = repository.receive(
-            connection, who.shown, known.target.id, known.terms, asked.request.fingerprint,
-            intake.forgotten(asked.entries), intake.as_json(intake.rows_of(asked, {}, now, db.codec())),
-        )  # fmt: skip
+    known, prepared = found
+    request = prepared.asked.request
+    note(request_id=request.id, model=payload.served_model)
+    revision = await together.store(known.line, prepared)
     if revision is None:
         models.drop(payload.served_model)
         return None
-    asked.request.xmin = revision
-    return view_of_new(asked.request, payload.served_model, intake.counts(asked.entries), now)
+    request.xmin = revision
+    return view_of_new(request, payload.served_model, intake.counts(prepared.asked.entries), now)
+
+
+Found = tuple[Known, Prepared] | None
+
+
+def _at_hand(
+    db: Database, models: KnownModels, payload: RequestCreate, who: Principal, now: datetime, due_days: int
+) -> Found:
+    """What is needed is in memory, and it is little. Raises NotAtHand."""
+    if len(payload.forget) + sum(len(item.probes) for item in payload.forget) > FEW_TEXTS:
+        raise NotAtHand
+    known = models.at_hand(payload.served_model)
+    return _prepared(known, db.codec_at_hand(), payload, who, now, due_days, known.check_surely)
+
+
+def _looked_up(
+    db: Database, models: KnownModels, payload: RequestCreate, who: Principal, now: datetime, due_days: int
+) -> Found:
+    """In a thread that may wait. Raises Unavailable."""
+    known = models.get(db, payload.served_model)
+    return None if known is None else _prepared(known, db.codec(), payload, who, now, due_days, check_lengths)
+
+
+def _prepared(
+    known: Known, codec: Codec, payload: RequestCreate, who: Principal, now: datetime, due_days: int,
+    lengths: intake.Lengths,
+) -> Found:  # fmt: skip
+    """Checked and sealed; None where it is to be refused. Raises KeyStoreAway, NoKeyEncryptionKey."""
+    try:
+        asked = intake.prepare(payload, known.target, who, now, due_days=due_days, policy=known.policy, lengths=lengths)
+    except ServiceError:
+        return None
+    assert asked.request.fingerprint is not None  # noqa: S101 - something is to be forgotten
+    asker = Asker(asked.request.id, who.shown, asked.request.fingerprint, intake.forgotten(asked.entries))
+    return known, Prepared(asked, asker, intake.rows_of(asked, {}, now, codec))

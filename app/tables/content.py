@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic_core import to_json
+
 from app.envelope.codec import Kind
 
 
@@ -20,8 +22,7 @@ class Content:
 
 
 def _to_bytes(content: Any) -> bytes:
-    parts = [content.subject, content.prompt, content.completion, content.facts]
-    return json.dumps(parts, ensure_ascii=False, separators=(",", ":")).encode()
+    return to_json([content.subject, content.prompt, content.completion, content.facts])
 
 
 def _from_bytes(raw: bytes) -> Content:

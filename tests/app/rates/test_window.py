@@ -29,7 +29,7 @@ class Window:
         self.let_in: list[int] = []
 
     def take(self, now: int, *, counts: bool = True) -> Taken:
-        found = taken(self.script([self.key], arguments(self.quota, counts=counts, now_ms=now)))
+        found = taken(self.script([self.key], arguments(self.quota, counts=counts, now_ms=now))[0])
         if found.allowed and counts:
             self.let_in.append(now)
         return found
@@ -118,8 +118,23 @@ def test_a_clock_that_went_back_locks_nobody_out(connection: redis.Redis) -> Non
 
 def test_without_a_given_time_it_is_the_servers(connection: redis.Redis) -> None:
     quota, script, key = Quota("test", 1, 3600), connection.register_script(SCRIPT), f"test:{uuid.uuid4().hex}"
-    assert [taken(script([key], arguments(quota, counts=True))).allowed for _ in range(2)] == [True, False]
+    assert [taken(script([key], arguments(quota, counts=True))[0]).allowed for _ in range(2)] == [True, False]
     seconds, _ = connection.time()
     (slot,) = connection.hkeys(key)
     assert abs(int(slot) - seconds // (3600 // SLOTS)) <= 1
     connection.delete(key)
+
+
+@settings(max_examples=50, deadline=None)
+@given(calls=st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=1, max_size=20))
+def test_calls_that_are_counted_together_are_counted_as_one_after_the_other(
+    connection: redis.Redis, calls: list[tuple[int, bool]]
+) -> None:
+    """Of several callers, each with its own limit, the same caller several times among them."""
+    alone = [Window(connection, limit) for limit in (1, 2, 3)]
+    apart = [window.take(START, counts=counts) for window, counts in ((alone[who], counts) for who, counts in calls)]
+    others = [Window(connection, limit) for limit in (1, 2, 3)]
+    keys = [others[who].key for who, _ in calls]
+    given_ = [arguments(others[who].quota, counts=counts, now_ms=START) for who, counts in calls]
+    found = others[0].script(keys, [one for five in given_ for one in five])
+    assert [taken(one) for one in found] == apart

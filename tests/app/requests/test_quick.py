@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
+import psycopg
 import pytest
 from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
@@ -16,8 +19,10 @@ from hypothesis import strategies as st
 from sqlalchemy import select, text
 
 from app.db import transaction
+from app.requests import intake_repository as repository
 from app.requests import quick, service
 from app.requests.schemas import RequestCreate
+from app.requests.together import Together
 from app.tables import Audit, Event, Example, Key, Request
 from tests.app.service import NOW, Floor
 from tests.fixtures.served import question
@@ -37,8 +42,8 @@ def ways(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     taken: list[str] = []
     shorter, longer = quick.submit, service.submit
 
-    def quickly(*arguments: Any, **named: Any) -> Any:
-        found = shorter(*arguments, **named)
+    async def quickly(*arguments: Any, **named: Any) -> Any:
+        found = await shorter(*arguments, **named)
         taken.extend(["short"] if found is not None else [])
         return found
 
@@ -100,7 +105,8 @@ def test_the_short_way_stores_what_the_long_way_does(
         {"served_model": "people", "domain": domain, "forget": items, "note": note, "subject_reference": "someone"}
     )
     now, who = datetime.now(UTC), shared.caller.who
-    short = quick.submit(shared.db, quick.KnownModels(), asked, who["requester"], now, due_days=30)
+    submitted = quick.submit(Together(shared.db), quick.KnownModels(), asked, who["requester"], now, due_days=30)
+    short = asyncio.run(submitted)
     with transaction(shared.db) as session:
         long = service.submit(session, asked, who["other"], now, due_days=30)
     if short is None or long.state == "linked":  # hypothesis repeats itself: asked before
@@ -201,3 +207,102 @@ def test_of_many_calls_for_the_same_at_once_one_is_first(floor: Floor, ways: lis
         states = [made["state"] for made in pool.map(lambda _: post(floor, body(1)), range(4))]
     assert sorted(states) == ["linked"] * 3 + ["received"]
     assert ways.count("short") == 2
+
+
+# Together
+
+
+def revisions(floor: Floor) -> dict[str, str]:
+    """The transaction that stored each request, by its id."""
+    with floor.db.session_factory() as session:
+        return dict(session.execute(text("SELECT id::text, xmin::text FROM request")).all())  # type: ignore[arg-type]
+
+
+def at_once(floor: Floor, asked: list[dict[str, Any]], role: str = "requester") -> list[Any]:
+    """The answers to calls that are sent at the same time, by a thread each."""
+    with ThreadPoolExecutor(len(asked)) as pool:
+        return list(pool.map(lambda one: floor.caller.send(role, "POST", PATH, json=one), asked))
+
+
+def slow(floor: Floor) -> None:
+    post(floor, body(9))  # the model is known from here on
+    with transaction(floor.db) as session:
+        session.execute(SLOWLY)
+
+
+def test_what_comes_while_others_are_stored_is_stored_in_one_commit(floor: Floor, ways: list[str]) -> None:
+    slow(floor)
+    made = at_once(floor, [body(number) for number in range(20, 28)])
+    assert [one.status_code for one in made] == [202] * 8 and ways == ["short"] * 9
+    ids = [one.json()["id"] for one in made]
+    stored_in = revisions(floor)
+    assert len({stored_in[one] for one in ids}) < 5
+    for one in made:  # each has its own items, events and leaves, and its own revision
+        read = floor.caller.send("requester", "GET", f"{PATH}/{one.json()['id']}")
+        assert read.headers["ETag"] == one.headers["ETag"]
+    with floor.db.session_factory() as session:
+        assert session.scalars(select(Example.request_id)).all().count(uuid.UUID(ids[0])) == 1
+        for one in ids:
+            assert len(session.scalars(select(Audit).where(Audit.subject_id == one)).all()) == 1
+            assert len(session.scalars(select(Event).where(Event.request_id == uuid.UUID(one))).all()) == 1
+
+
+def test_one_that_can_not_be_stored_takes_nobody_with_it(floor: Floor, ways: list[str]) -> None:
+    """The database refuses one of them, and with it all that were in its statement: each then goes the long way."""
+    slow(floor)
+    with transaction(floor.db) as session:
+        session.execute(text("ALTER TABLE request ADD CHECK (legal_basis <> 'none') NOT VALID"))
+    asked = [body(number, legal_basis="none" if number == 33 else "art17") for number in range(30, 36)]
+    statuses = [one.status_code for one in at_once(floor, asked)]
+    assert statuses == [202, 202, 202, 500, 202, 202] and "long" in ways
+    assert len(revisions(floor)) == 6
+
+
+def test_of_those_that_come_together_some_are_the_same_and_one_key_is_revoked(floor: Floor, ways: list[str]) -> None:
+    slow(floor)
+    floor.caller.call("other", "POST", PATH, 202, json=body(40))
+    with transaction(floor.db) as session:
+        session.get_one(Key, floor.caller.who["other"].key_id).revoked_at = NOW
+    with ThreadPoolExecutor(7) as pool:
+        roles = ["requester", "requester", "other", "requester", "other", "requester"]
+        asked = [body(number) for number in (41, 41, 42, 43, 44, 41)]
+        first = pool.submit(post, floor, body(45))
+        time.sleep(0.05)  # it is being stored: the others come together
+        found = list(pool.map(lambda role, one: floor.caller.send(role, "POST", PATH, json=one), roles, asked))
+    assert [one.status_code for one in found] == [202, 202, 401, 202, 401, 202]
+    assert sorted(found[at].json()["state"] for at in (0, 1, 5)) == ["linked", "linked", "received"]
+    assert len(revisions(floor)) == 7 and first.result()["state"] == "received"
+
+
+def test_whoever_asks_while_the_database_goes_is_told_to_look(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+    post(floor, body(50))
+
+    def cut(connection: Any, *_: Any) -> Any:
+        connection.close()
+        raise psycopg.OperationalError("the connection broke")
+
+    monkeypatch.setattr(repository, "receive", cut)
+    for one in at_once(floor, [body(51), body(52)]):
+        assert one.status_code == 503 and "look whether" in one.json()["mend"] and one.headers["Retry-After"]
+
+
+def test_the_loop_asks_nobody_once_everything_is_at_hand(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the key store, nor the database or a file: what it has to ask for is asked for in a thread."""
+    asked: list[str] = []
+    looked_up = quick._looked_up
+
+    def told(*arguments: Any) -> Any:
+        asked.append("thread")
+        return looked_up(*arguments)
+
+    monkeypatch.setattr(quick, "_looked_up", told)
+    monkeypatch.setattr(quick, "surely_fit", lambda *_: True)  # the model of tests has a context that is very short
+    post(floor, body(60))
+    post(floor, body(61))
+    assert asked == ["thread"]
+    many = [question(100 + number) for number in range(quick.FEW_TEXTS + 1)]
+    post(floor, body(forget=many))
+    assert asked == ["thread"] * 2, "much is not checked by the loop"
+    floor.db.codec().keyring.clear()
+    post(floor, body(62))
+    assert asked == ["thread"] * 3, "a key has to be fetched"
