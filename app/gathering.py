@@ -44,9 +44,8 @@ class Gathering(Generic[Given, Answer]):
         try:
             while self._waiting:
                 some = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
-                done = asyncio.ensure_future(self._work([given for given, _ in some]))
-                await asyncio.wait({done})
-                _tell(some, done)
+                done, _ = await asyncio.wait({asyncio.ensure_future(self._work([given for given, _ in some]))})
+                _tell(some, done.pop())
         finally:
             self._task = None
 
