@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+import psycopg
 from filling import Filled
 from sqlalchemy import Connection, event, text
 from sqlalchemy.orm import Session
@@ -33,7 +34,8 @@ from app.jobs import service as jobs
 from app.lifecycle import JobState, RequestState
 from app.opendsr import repository as opendsr
 from app.reports import repository as report_rows
-from app.requests import blanking_repository, bulk, repository
+from app.requests import blanking_repository, bulk, intake, quick, repository
+from app.requests import intake_repository as intake_rows
 from app.requests import service as requests
 from app.requests.cursors import cursor_of
 from app.requests.known import known_model
@@ -123,7 +125,23 @@ def lists(filled: Filled, who: Known) -> dict[str, Path]:
         "owner, deep page": _browsing(everything, who.owner, filled, who.request_id),
         "status by id": lambda s: requests.read(s, who.request_id, who.officer, now, with_items=False),
         "status by id, owner": lambda s: requests.read(s, who.own_request_id, who.owner, now, with_items=True),
+        "receive eight at once": lambda s: receive(s, filled, who),
     }
+
+
+def receive(session: Session, filled: Filled, who: Known) -> Any:
+    """What is stored of requests that come together. Its statements stand inside of a function: see `inside`."""
+    models, prepared = quick.KnownModels(), []
+    for number in range(8):
+        asked = RequestCreate.model_validate(
+            {"served_model": "model-003", "domain": "privacy", "forget": [question(10**6 + number)]}
+        )
+        found = quick.prepare(filled.db, models, asked, who.owner, filled.now, 30)
+        assert found is not None
+        prepared.append(found)
+    connection, rows = session.connection().connection.driver_connection, [one.rows for _, one in prepared]
+    line, askers = prepared[0][0].line, [one.asker for _, one in prepared]
+    assert len(intake_rows.receive(connection, *line, askers, intake.as_json(*rows))) == 8  # type: ignore[arg-type]
 
 
 def _browsing(wanted: RequestFilter, who: Principal, filled: Filled, after: uuid.UUID | None) -> Path:
@@ -246,11 +264,7 @@ def explained(connection: Connection, only: Callable[[str], bool] = lambda _: Tr
         cursor.execute(f"EXPLAIN (FORMAT JSON) {statement}", parameters)
         row = cursor.fetchone()
         tree = row[0] if isinstance(row[0], list) else json.loads(row[0])
-        nodes = list(_nodes(tree[0]["Plan"]))
-        whole = {node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"}
-        walked = frozenset(tables[index] for index in _walked(tree[0]["Plan"]) if index in tables)
-        shown = "; ".join(f"{n['Node Type']} {n.get('Index Name', n.get('Relation Name', ''))}" for n in nodes)
-        plans.append(Plan(" ".join(statement.split()), tree[0]["Plan"]["Total Cost"], frozenset(whole), walked, shown))
+        plans.append(_plan(tree[0], tables, statement))
 
     event.listen(connection.engine, "before_cursor_execute", note)
     try:
@@ -258,6 +272,43 @@ def explained(connection: Connection, only: Callable[[str], bool] = lambda _: Tr
     finally:
         event.remove(connection.engine, "before_cursor_execute", note)
         cursor.close()
+
+
+@contextmanager
+def inside(session: Session) -> Iterator[list[Plan]]:
+    """Plans of the statements of functions in the database that are called meanwhile, by its module auto_explain."""
+    plans: list[Plan] = []
+    connection = session.connection()
+    tables = {row[0]: row[1] for row in connection.execute(text(OF_ALL))}
+    for said in AUTO_EXPLAIN:
+        connection.execute(text(said))
+
+    def note(told: psycopg.errors.Diagnostic) -> None:
+        _, found, plan = (told.message_primary or "").partition("plan:\n")
+        if found:
+            plans.append(_plan(json.loads(plan), tables))
+
+    driver = connection.connection.driver_connection
+    driver.add_notice_handler(note)
+    try:
+        yield plans
+    finally:
+        driver.remove_notice_handler(note)
+
+
+AUTO_EXPLAIN = (
+    "LOAD 'auto_explain'", "SET LOCAL auto_explain.log_min_duration = 0", "SET LOCAL auto_explain.log_format = json",
+    "SET LOCAL auto_explain.log_nested_statements = on", "SET LOCAL client_min_messages = log",
+)  # fmt: skip
+
+
+def _plan(tree: Mapping[str, Any], tables: Mapping[str, str], statement: str = "") -> Plan:
+    nodes = list(_nodes(tree["Plan"]))
+    whole = {node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"}
+    walked = frozenset(tables[index] for index in _walked(tree["Plan"]) if index in tables)
+    shown = "; ".join(f"{n['Node Type']} {n.get('Index Name', n.get('Relation Name', ''))}" for n in nodes)
+    statement = " ".join((statement or tree["Query Text"]).split())
+    return Plan(statement, tree["Plan"]["Total Cost"], frozenset(whole), walked, shown)
 
 
 def _walked(plan: Mapping[str, Any], limited: bool = False) -> Iterator[str]:

@@ -100,7 +100,7 @@ async def submit(
     try:
         found = _at_hand(together.db, models, payload, who, now, due_days)
     except NotAtHand:
-        found = await run_in_threadpool(_looked_up, together.db, models, payload, who, now, due_days)
+        found = await run_in_threadpool(prepare, together.db, models, payload, who, now, due_days)
     if found is None:
         return None
     known, prepared = found
@@ -127,10 +127,11 @@ def _at_hand(
     return _prepared(known, db.codec_at_hand(), payload, who, now, due_days, known.check_surely)
 
 
-def _looked_up(
+def prepare(
     db: Database, models: KnownModels, payload: RequestCreate, who: Principal, now: datetime, due_days: int
 ) -> Found:
-    """In a thread that may wait. Raises Unavailable."""
+    """A request that is checked and sealed, with whatever has to be asked for; None where more has to be decided, or
+    where it is to be refused. Raises Unavailable."""
     known = models.get(db, payload.served_model)
     return None if known is None else _prepared(known, db.codec(), payload, who, now, due_days, check_lengths)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from filling import GROWING, Filled, fill
-from hot_paths import Path, Plan, explained, known, lists, others, planning, scraping
+from hot_paths import Path, Plan, explained, inside, known, lists, others, planning, receive, scraping
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
@@ -64,6 +64,19 @@ def test_no_path_reads_a_growing_table_from_end_to_end(filled: Filled) -> None:
             assert not read_whole(plan), f"{name}: {plan.nodes}: {plan.statement[:500]}"
         asked += len(plans)
     assert asked > len(paths)
+
+
+def test_what_stores_requests_looks_for_others_by_index(filled: Filled) -> None:
+    """Its statements stand in a function, where EXPLAIN does not look."""
+    with filled.db.session_factory() as session:
+        session.execute(text("SET LOCAL enable_seqscan = off"))
+        with inside(session) as plans:
+            receive(session, filled, known(filled))
+        session.rollback()
+    (look,) = [plan for plan in plans if "array_agg" in plan.statement]
+    assert "ix_request_fingerprint" in look.nodes and "ix_example_" in look.nodes, look.nodes
+    for plan in plans:
+        assert not read_whole(plan), f"{plan.nodes}: {plan.statement[:500]}"
 
 
 def test_a_scrape_and_doctor_read_open_work_and_the_newest_rows_alone(filled: Filled) -> None:

@@ -289,13 +289,13 @@ def test_whoever_asks_while_the_database_goes_is_told_to_look(floor: Floor, monk
 def test_the_loop_asks_nobody_once_everything_is_at_hand(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not the key store, nor the database or a file: what it has to ask for is asked for in a thread."""
     asked: list[str] = []
-    looked_up = quick._looked_up
+    looked_up = quick.prepare
 
     def told(*arguments: Any) -> Any:
         asked.append("thread")
         return looked_up(*arguments)
 
-    monkeypatch.setattr(quick, "_looked_up", told)
+    monkeypatch.setattr(quick, "prepare", told)
     monkeypatch.setattr(quick, "surely_fit", lambda *_: True)  # the model of tests has a context that is very short
     post(floor, body(60))
     post(floor, body(61))
