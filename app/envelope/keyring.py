@@ -11,13 +11,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, NoReturn
 
+from app.envelope.ahead import Ahead
 from app.envelope.errors import ContentDestroyed, DataKeyMissing, NotAtHand
 from app.envelope.kms import KeyManagement, Wrapped
 from app.envelope.sealing import SECRET_BYTES, DataKey
 from app.envelope.store import Destroyed, KeyStore
 from app.ids import new_ids
-
-AHEAD = 64
 
 
 class _Nobody:
@@ -43,7 +42,7 @@ class Keyring:
         self.store, self.keys = store, keys
         self._capacity, self._seconds, self._clock = capacity, seconds, clock
         self._held: OrderedDict[uuid.UUID, tuple[float, DataKey]] = OrderedDict()
-        self._ahead: list[DataKey] = []
+        self._ahead, self._asks = Ahead(self._make), True
         self._lock = threading.Lock()
 
     def at_hand(self) -> Keyring:
@@ -52,6 +51,7 @@ class Keyring:
         found = copy.copy(self)  # what it holds is one thing, looked at by two
         nobody: Any = _Nobody()
         found.store = found.keys = nobody
+        found._asks = False
         return found
 
     def create(self, ids: Collection[uuid.UUID]) -> dict[uuid.UUID, DataKey]:
@@ -70,17 +70,14 @@ class Keyring:
         return found | fresh | (self.get(others) if others else {})
 
     def fresh(self) -> DataKey:
-        """A key that nobody else has, for a request that comes in; whoever takes it has to hold it while it seals. Made
-        by the dozen ahead, since the store takes as long for one: those that are left when the process ends stay for
-        nothing. Raises KeyStoreAway, NoKeyEncryptionKey."""
-        while True:
-            with self._lock:
-                if self._ahead:
-                    return self._ahead.pop()
-            made = self.create(new_ids(AHEAD))
-            self.drop(made)
-            with self._lock:
-                self._ahead.extend(made.values())
+        """A key that nobody else has, for a request that comes in; whoever takes it has to hold it while it seals.
+        Raises KeyStoreAway, NoKeyEncryptionKey."""
+        return self._ahead.take(waits=self._asks)
+
+    def _make(self, count: int) -> Collection[DataKey]:
+        made = self.create(new_ids(count))
+        self.drop(made)
+        return made.values()
 
     def get(self, ids: Collection[uuid.UUID]) -> dict[uuid.UUID, DataKey]:
         """The key of each id. Raises ContentDestroyed if one of them was destroyed, DataKeyMissing, KeyStoreAway,

@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from app.envelope import blind
+from app.envelope.ahead import AT_ONCE
 from app.envelope.errors import ContentDestroyed, DataKeyMissing
-from app.envelope.keyring import AHEAD, Keyring
+from app.envelope.keyring import Keyring
 from app.envelope.kms import FileKeys
 from app.envelope.store import KeyStore
 
@@ -75,8 +76,8 @@ def test_fresh_keys_are_everybodys_own_and_stored_by_the_dozen(
     monkeypatch.setattr(store, "add", lambda wrapped, now_ms: asked.append(len(wrapped)) or add(wrapped, now_ms))
     ring = Keyring(store, keys)
     with ThreadPoolExecutor(4) as pool:
-        taken = list(pool.map(lambda _: ring.fresh(), range(3 * AHEAD)))
-    assert len({key.id for key in taken}) == 3 * AHEAD
+        taken = list(pool.map(lambda _: ring.fresh(), range(3 * AT_ONCE)))
+    assert len({key.id for key in taken}) == 3 * AT_ONCE
     assert 3 <= len(asked) <= 3 + 4  # some may make them at the same time
     assert len(ring) == 0, "whoever took one holds it"
     other = Keyring(store, keys)
