@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from app.reports import diagrams, figures, words
+from app.reports import diagrams, figures, prongs, words
 from app.reports.blocks import (
     Block,
     Cards,
@@ -36,6 +36,7 @@ MEANINGS = (
     "answer shares.",
     "Before: the adapter that was served when the job began. After: the candidate. Never knew: the reference.",
 )
+NOTE = "The state and the replicas are as they stood when this was read; everything else is as it was issued."
 DATA = (
     ("forget_items", "to be forgotten"),
     ("forget_items_in_base", "of these known to the base model"),
@@ -56,6 +57,7 @@ def page(issued: Issued) -> Page:
         Section("short", "In short", _short(document)),
         Section("requests", "Requests", (figures.requests(document),)),
         Section("checks", "Checks", (figures.checks(document),)),
+        Section("prongs", "Extraction and queries (EDPB Opinion 28/2024)", tuple(_prongs(document))),
         Section("figures", "Figures", tuple(_figures(document))),
         Section("limits", "What this report does not show", (Said(tuple(document["limits"]), is_list=True),)),
         Section("replicas", "Serving replicas", tuple(_replicas(issued.replicas))),
@@ -76,6 +78,8 @@ def page(issued: Issued) -> Page:
         facts=_facts(issued),
         sections=sections,
         signed=f"Report {issued.digest} of the job {job['id']}, state when read: {_state(issued)}.",
+        statement="Read and signed for the controller. The annex on the following pages is part of the report.",
+        note=NOTE,
     )
 
 
@@ -125,6 +129,27 @@ def _figures(document: Document) -> Iterable[Block]:
         yield Said((_data(document["data"][domain]),))
         if groups:
             yield figures.measures(document, domain)
+
+
+def _prongs(document: Document) -> Iterable[Block]:
+    """The two questions of EDPB Opinion 28/2024, and which figures speak to which."""
+    yield Said((prongs.INTRODUCTION,))
+    domains = list(document["metrics"])
+    for prong, title in prongs.TITLES.items():
+        yield Part(title)
+        yield Said((prongs.MEANINGS[prong],))
+        for domain in domains:
+            if found := prongs.figures(document, domain, prong):
+                yield figures.prong(found, f"{title}: {domain}")
+        yield Said(tuple(prongs.not_tested(document, domains, prong)), "Not tested", is_list=True)
+
+
+def prong_blocks(prong: str, found: Mapping[str, Any]) -> Iterable[Block]:
+    """The same of one question and one domain, as a certificate has it."""
+    yield Said((prongs.MEANINGS[prong],))
+    if found["figures"]:
+        yield figures.prong(found["figures"], "All items of the request's domain in the job")
+    yield Said(tuple(found["not_tested"]), "Not tested", is_list=True)
 
 
 def _data(counts: Mapping[str, int]) -> str:

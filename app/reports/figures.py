@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from itertools import groupby
 from typing import Any
 
+from app.reports import prongs
 from app.reports.blocks import Cell, Column, Row, Table, Tone
 from app.reports.words import (
     NOT_CERTIFIED,
@@ -78,13 +80,18 @@ def _measure(name: str, group: str, cells: Mapping[str, Any], said: str) -> Row:
 
 def checks(document: Document) -> Table:
     """Every check of the gate with its value, its bound and whether it held."""
+    return checks_of(document["gate"]["checks"], "Every check that the candidate had to pass")
+
+
+def checks_of(checks: Iterable[Mapping[str, Any]], caption: str) -> Table:
+    """Checks by their scopes."""
     rows: list[Row] = []
-    for scope, found in groupby(document["gate"]["checks"], key=lambda check: str(check["scope"])):
+    for scope, found in groupby(checks, key=lambda check: str(check["scope"])):
         rows.append(_band(scope_name(scope)))
         rows += [_check(check) for check in found]
     columns = (Column("Check", 2.7), Column("Found", 1.2, True), Column("Bound", 1.2, True), Column("n", 0.7, True),
                Column("Held", 0.9))  # fmt: skip
-    return Table("Every check that the candidate had to pass", columns, tuple(rows))
+    return Table(caption, columns, tuple(rows))
 
 
 def _check(check: Mapping[str, Any]) -> Row:
@@ -93,10 +100,29 @@ def _check(check: Mapping[str, Any]) -> Row:
     if check["name"] == NOT_CERTIFIED:
         return Row((name, Cell("none of them"), Cell("no bound"), count, Cell("not certified", tone="wait")))
     value, bound = against(check["value"], check["bound"])
-    interval = check["interval"]
+    interval = check.get("interval")
     under = f"{number(interval[0])} to {number(interval[1])}" if interval else ""
     held = Cell("held", tone="good") if check["ok"] else Cell("did not hold", tone="bad")
     return Row((name, Cell(value, under), Cell(f"{wanted(check)} {bound}"), count, held))
+
+
+def prong(figures: Iterable[Mapping[str, Any]], caption: str) -> Table:
+    """What was measured of one of two questions, in one domain."""
+    rows: list[Row] = []
+    for group, found in groupby(figures, key=lambda figure: str(figure["group"])):
+        rows.append(_band(group_name(group)))
+        rows += [_prong(figure) for figure in found]
+    return Table(caption, (Column("Measure", 2.6), *WHENS, Column("n", 0.75, True)), tuple(rows))
+
+
+def _prong(figure: Mapping[str, Any]) -> Row:
+    name = prongs.name(figure)
+    digits = 2 if "perplexity" in figure["measure"] else 1
+    shown = {when: number(math.inf if figure[when] == "inf" else figure[when], digits) for when in WHEN}
+    interval = figure["interval"]
+    under = f"{number(interval[0], digits)} to {number(interval[1], digits)}" if interval else figure["note"] or ""
+    cells = (Cell(shown[when], under if when == "after" else "") for when in WHEN)
+    return Row((Cell(name), *cells, Cell(f"{figure['n']:,}")))
 
 
 def requests(document: Document) -> Table:

@@ -47,9 +47,13 @@ def json_schema() -> dict[str, Any]:
 
 
 def openapi_schema() -> dict[str, Any]:
-    """The same with every reference put in place: inside an OpenAPI document `#/$defs` would point elsewhere."""
-    whole = json_schema()
-    definitions = whole["$defs"]
+    """The same with every reference put in place."""
+    return in_place(json_schema())
+
+
+def in_place(whole: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema with every reference put in place: inside an OpenAPI document `#/$defs` would point elsewhere."""
+    definitions = whole.get("$defs", {})
 
     def resolved(part: Any) -> Any:
         if isinstance(part, list):

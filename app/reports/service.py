@@ -92,7 +92,7 @@ def read(session: Session, job_id: uuid.UUID, who: Principal, blobs: BlobStore) 
     report = repository.of_job(session, job.id)
     if report is None:
         raise ReportMissing(str(job.state), job.stage)
-    document = _load(report.digest, blobs)
+    document = load(report.digest, blobs)
     if who.owner is not None:
         own = repository.requests_of(session, job, who.owner)
         document = excerpt(document, {str(request_id) for request_id in own})
@@ -101,7 +101,7 @@ def read(session: Session, job_id: uuid.UUID, who: Principal, blobs: BlobStore) 
 
 def as_issued(session: Session, report: Report, job: Job, blobs: BlobStore) -> Issued:
     """The whole report of a job as it stands now, for whoever may see all of it. Raises ReportDamaged."""
-    return Issued(_load(report.digest, blobs), report.digest, str(job.state), _replicas(session, job))
+    return Issued(load(report.digest, blobs), report.digest, str(job.state), _replicas(session, job))
 
 
 def excerpt(document: Document, own: Collection[str]) -> dict[str, Any]:
@@ -136,7 +136,8 @@ def entity_tag(issued: Issued, shown: str) -> str:
     return f'"{issued.digest}.{mark[:12]}"'
 
 
-def _load(report_digest: str, blobs: BlobStore) -> dict[str, Any]:
+def load(report_digest: str, blobs: BlobStore) -> dict[str, Any]:
+    """A document as it was issued. Raises ReportDamaged."""
     try:
         document: dict[str, Any] = json.loads(blobs.get(report_digest))
     except (BlobDamaged, NotFound):
