@@ -158,11 +158,12 @@ def _evidence(shown: Shown) -> Iterable[Block]:
         yield Said(("The served model's policy asks nobody to approve: the gate alone decided.",))
     places = shown.as_read["audit"]
     rows = tuple(
-        Row((Cell(what, wording.place(places[key])), Cell(digest, is_code=True)))
-        for what, key, digest in (
-            ("This certificate", "certificate", shown.digest),
-            ("Report of the job", "report", document["job"]["report_digest"]),
+        Row((Cell(what, where), Cell(digest or words.UNDEFINED, is_code=bool(digest))))
+        for what, where, digest in (
+            ("This certificate", wording.place(places["certificate"]), shown.digest),
+            ("Report of the job", wording.place(places["report"]), document["job"]["report_digest"]),
+            ("Root of the signed checkpoint", *wording.checkpoint(places)),
         )
     )
     yield Table("What the audit log has", (Column("What", 1.3), Column("SHA-256", 2.0)), rows)
-    yield Said(tuple(wording.checkpoints(places)))
+    yield Said(("GET /v1/log/proofs/inclusion proves that a leaf is covered.",))

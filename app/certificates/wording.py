@@ -120,14 +120,11 @@ def place(found: Mapping[str, Any] | None) -> str:
     return "no number in the log yet" if found is None else f"leaf {found['position']:,} of the log"
 
 
-def checkpoints(places: Mapping[str, Any]) -> Iterable[str]:
-    """What was signed over the leaves."""
-    signed = [found["checkpoint"] for found in places.values() if found and found["checkpoint"]]
-    if not signed:
-        yield "No signed checkpoint of the log covers these leaves yet."
-        return
-    last = max(signed, key=lambda one: one["size"])
-    yield (
-        f"Covered by the signed checkpoint over {counted(last['size'], 'leaf', 'leaves')} with the root "
-        f"{last['root']}. GET /v1/log/proofs/inclusion proves it."
-    )
+def checkpoint(places: Mapping[str, Any]) -> tuple[str, str | None]:
+    """The first signed checkpoint over both leaves, in words, and its root."""
+    signed = [found["checkpoint"] if found else None for found in places.values()]
+    whole = [one for one in signed if one is not None]
+    if len(whole) < len(signed):
+        return "none covers them yet", None
+    last = max(whole, key=lambda one: int(one["size"]))
+    return f"over {counted(last['size'], 'leaf', 'leaves')}", last["root"]

@@ -110,17 +110,22 @@ def prong(figures: Iterable[Mapping[str, Any]], caption: str) -> Table:
     """What was measured of one of two questions, in one domain."""
     rows: list[Row] = []
     for group, found in groupby(figures, key=lambda figure: str(figure["group"])):
-        rows.append(_band(group_name(group)))
-        rows += [_prong(figure) for figure in found]
+        inside = list(found)
+        notes = {figure["note"] for figure in inside}
+        note = str(notes.pop() or "") if len(notes) == 1 else ""
+        subjects = counted(inside[0]["subjects"], "subject")
+        rows.append(_band(group_name(group), f"{subjects}: {note}, no intervals" if note else subjects))
+        rows += [_prong(figure, note) for figure in inside]
     return Table(caption, (Column("Measure", 2.6), *WHENS, Column("n", 0.75, True)), tuple(rows))
 
 
-def _prong(figure: Mapping[str, Any]) -> Row:
+def _prong(figure: Mapping[str, Any], said: str) -> Row:
     name = prongs.name(figure)
     digits = 2 if "perplexity" in figure["measure"] else 1
     shown = {when: number(math.inf if figure[when] == "inf" else figure[when], digits) for when in WHEN}
     interval = figure["interval"]
     under = f"{number(interval[0], digits)} to {number(interval[1], digits)}" if interval else figure["note"] or ""
+    under = "" if under == said else under
     cells = (Cell(shown[when], under if when == "after" else "") for when in WHEN)
     return Row((Cell(name), *cells, Cell(f"{figure['n']:,}")))
 
