@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -193,11 +193,6 @@ def recipients(rows: Mapping[str, Any]) -> dict[str, Any]:
         kind: {name: getattr(rows[kind], name) for name in nobody} if kind in rows else dict(nobody)
         for kind in ("keys", "replicas")
     }
-
-
-def approved(rows: Sequence[Any]) -> tuple[dict[str, Any], ...]:
-    """Who let the candidate through: a key's id and role, which name no person."""
-    return tuple({"key_id": str(row.key_id), "role": str(row.role), "at": moment(row.created_at)} for row in rows)
 
 
 def _days(span: timedelta) -> float:

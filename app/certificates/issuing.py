@@ -30,7 +30,8 @@ from app.config import Settings
 from app.db import Database, clock, transaction
 from app.errors import ServiceError, Unavailable
 from app.ids import new_id
-from app.reports.service import load
+from app.jobs.approvals import decisions
+from app.reports.service import ISSUED, load
 from app.storage import BlobStore, FileStore
 from app.tables import Certificate, Job, Report, Request
 from app.trust.canonical import canonical
@@ -138,7 +139,7 @@ def _basis(
         rows = repository.recipients(session, job.served_model_id, version, job.finished_at)
     return Basis(
         report=load(report.digest, blobs), report_digest=report.digest, published_at=job.finished_at,
-        approvals=document.approved(repository.approvals(session, job.id)),
+        approvals=decisions(session, job.id),
         recipients=None if version is None else document.recipients(rows),
     )  # fmt: skip
 
@@ -169,7 +170,7 @@ def _note(session: Session, report_id: uuid.UUID, made: Sequence[Made], now: dat
         for one in fresh
     ]  # fmt: skip
     session.flush()
-    said = leaf_about(session, "report.issued", str(report.id))
+    said = leaf_about(session, ISSUED, str(report.id))
     rows = [
         Certificate(
             id=one.id, request_id=one.request_id, job_id=report.job_id, digest=one.digest, schema_version=SCHEMA,

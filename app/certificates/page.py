@@ -143,25 +143,22 @@ def _recipients(shown: Shown) -> Iterable[Block]:
         for kind, who in wording.RECIPIENTS.items()
         for when, counts in (("when this was issued", issued), ("when this was read", now or issued))
     )
-    yield Table("Recipients of versions from before the erasure (GDPR, article 19)", columns, rows)
+    caption = "Recipients of versions from before the erasure (GDPR, article 19)"
+    yield Table(caption, columns, rows, stacks=True)
 
 
 def _evidence(shown: Shown) -> Iterable[Block]:
     document = shown.document
     if document["approvals"]:
-        rows = tuple(
-            Row((Cell(one["role"]), Cell(one["key_id"], is_code=True), Cell(words.moment(one["at"]))))
-            for one in document["approvals"]
-        )
-        yield Table("Who approved the version", (Column("Role", 0.8), Column("Key", 1.8), Column("When")), rows)
+        yield figures.decisions(document["approvals"])
     else:
         yield Said(("The served model's policy asks nobody to approve: the gate alone decided.",))
     places = shown.as_read["audit"]
     rows = tuple(
         Row((Cell(what, where), Cell(digest or words.UNDEFINED, is_code=bool(digest))))
         for what, where, digest in (
-            ("This certificate", wording.place(places["certificate"]), shown.digest),
-            ("Report of the job", wording.place(places["report"]), document["job"]["report_digest"]),
+            ("This certificate", words.place(places["certificate"]), shown.digest),
+            ("Report of the job", words.place(places["report"]), document["job"]["report_digest"]),
             ("Root of the signed checkpoint", *wording.checkpoint(places)),
         )
     )

@@ -11,7 +11,7 @@ from sqlalchemy import Row, func, or_, select, text, update
 from sqlalchemy.orm import Session
 
 from app.lifecycle import RequestState
-from app.tables import Approval, Audit, BatchMember, Certificate, Job, Key, Report, Request, RequestKind
+from app.tables import Audit, BatchMember, Certificate, Job, Report, Request, RequestKind
 
 DONE = (RequestState.PUBLISHED, RequestState.COUNTERED, RequestState.REINSTATED)
 """States of erasures that were done, whatever came after."""
@@ -100,18 +100,6 @@ def uncertified(session: Session, job: Job, limit: int) -> Sequence[Request]:
         .limit(limit)
     )
     return session.scalars(statement).all()
-
-
-def approvals(session: Session, job_id: uuid.UUID) -> Sequence[Row[Any]]:
-    """Who let a job's candidate through, in their order: (key_id, role, created_at)."""
-    shown: tuple[Any, ...] = (Approval.key_id, Key.role, Approval.created_at)
-    statement = (
-        select(*shown)
-        .join(Key, Key.id == Approval.key_id)
-        .where(Approval.job_id == job_id)
-        .order_by(Approval.created_at, Approval.id)
-    )
-    return session.execute(statement).all()
 
 
 def holds(session: Session, request_ids: Sequence[uuid.UUID]) -> Sequence[Row[Any]]:

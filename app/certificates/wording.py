@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from app.lifecycle import RequestState
+from app.reports import words
 from app.reports.blocks import Tone
 from app.reports.prongs import TITLES
 from app.reports.words import counted, moment, number, short_id
@@ -115,16 +116,9 @@ def retest(not_after: str | None, as_read: Mapping[str, Any]) -> Iterable[str]:
         yield f"As it stands now they go {moment(as_read['content_until'])}."
 
 
-def place(found: Mapping[str, Any] | None) -> str:
-    """Where a leaf stands in the log."""
-    return "no number in the log yet" if found is None else f"leaf {found['position']:,} of the log"
-
-
 def checkpoint(places: Mapping[str, Any]) -> tuple[str, str | None]:
     """The first signed checkpoint over both leaves, in words, and its root."""
     signed = [found["checkpoint"] if found else None for found in places.values()]
     whole = [one for one in signed if one is not None]
-    if len(whole) < len(signed):
-        return "none covers them yet", None
-    last = max(whole, key=lambda one: int(one["size"]))
-    return f"over {counted(last['size'], 'leaf', 'leaves')}", last["root"]
+    last = max(whole, key=lambda one: int(one["size"])) if len(whole) == len(signed) else None
+    return words.checkpoint(last)

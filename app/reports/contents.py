@@ -36,7 +36,10 @@ MEANINGS = (
     "answer shares.",
     "Before: the adapter that was served when the job began. After: the candidate. Never knew: the reference.",
 )
-NOTE = "The state and the replicas are as they stood when this was read; everything else is as it was issued."
+NOTE = (
+    "The state, the replicas, the approvals and the place in the audit log are as they stood when this was read; "
+    "everything else is as it was issued."
+)
 DATA = (
     ("forget_items", "to be forgotten"),
     ("forget_items_in_base", "of these known to the base model"),
@@ -59,8 +62,10 @@ def page(issued: Issued) -> Page:
         Section("checks", "Checks", (figures.checks(document),)),
         Section("prongs", "Extraction and queries (EDPB Opinion 28/2024)", tuple(_prongs(document))),
         Section("figures", "Figures", tuple(_figures(document))),
+        Section("controls", "Controls and general ability", tuple(_controls(document))),
         Section("limits", "What this report does not show", (Said(tuple(document["limits"]), is_list=True),)),
         Section("replicas", "Serving replicas", tuple(_replicas(issued.replicas))),
+        Section("approval", "Approval and audit log", tuple(_evidence(issued))),
         Section("versions", "Versions and digests", (_digests(issued),), is_annex=True),
         Section("training", "The unlearning run", tuple(_training(document)), is_annex=True),
         Section("regions", "Where the knowledge lies", tuple(_regions(document)), is_annex=True),
@@ -155,6 +160,37 @@ def prong_blocks(prong: str, found: Mapping[str, Any]) -> Iterable[Block]:
 def _data(counts: Mapping[str, int]) -> str:
     shown = [f"{counts[key]:,} {name}" for key, name in DATA if counts.get(key)]
     return f"Items and questions: {'; '.join(shown) or 'none'}."
+
+
+def _controls(document: Document) -> Iterable[Block]:
+    """What the run is compared with, and what else the model can do."""
+    if document.get("controls"):
+        yield figures.controls(document)
+    else:
+        yield Said(("Controls (the same run with random regions, and with none): not run.",))
+    found = document.get("general_ability")
+    if found is None:
+        yield Said(("General ability: not measured, since the served model's policy names no file of questions.",))
+    elif found["not_measured"]:
+        yield Notice("wait", f"General ability: not measured. {found['not_measured']}")
+    else:
+        yield figures.ability(found)
+        yield Said((words.drawn(found),))
+        yield Pairs((("SHA-256 of the file of questions", Cell(found["file_digest"], is_code=True)),))
+
+
+def _evidence(issued: Issued) -> Iterable[Block]:
+    if issued.approvals:
+        yield figures.decisions(issued.approvals)
+    else:
+        yield Said(("No officer has decided about the candidate.",))
+    place = issued.audit_position
+    root_of, root = words.checkpoint(None if place is None else place["checkpoint"])
+    rows = (
+        Row((Cell("This report", words.place(place)), Cell(issued.digest, is_code=True))),
+        Row((Cell("Root of the signed checkpoint", root_of), Cell(root or words.UNDEFINED, is_code=bool(root)))),
+    )
+    yield Table("What the audit log has", (Column("What", 1.3), Column("SHA-256", 2.0)), rows)
 
 
 def _replicas(replicas: Iterable[Mapping[str, Any]]) -> Iterable[Block]:

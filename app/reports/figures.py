@@ -17,6 +17,7 @@ from app.reports.words import (
     against,
     check_name,
     counted,
+    due,
     group_name,
     measure_name,
     measured,
@@ -40,6 +41,8 @@ OUTCOMES: dict[str, Tone] = {
     "forgotten": "good", "kept": "good", "in base": "wait", "in_base": "wait", "forgotten in part": "wait",
     "not forgotten": "bad", "not_forgotten": "bad", "lost": "bad",
 }  # fmt: skip
+CONTROLS = {"us": "US, %", "cus": "cUS, %", "forget_gap": "Gap, points", "rs": "RS, %"}
+CONTROL_RUNS = {"random": "Random regions of the same size", "none": "No regions"}
 OUTCOME_WORDS = {"in base": "in base: not certified", "in_base": "in base: not certified"}
 
 
@@ -136,11 +139,12 @@ def requests(document: Document) -> Table:
         Column("Request", 2.7), Column("Domain", 1.5), Column("Legal basis", 2.4), Column("Asked", 1.9),
         Column("Outcome", 1.7), Column("Figures", 1.7), Column("Checks", 1.3),
     )  # fmt: skip
-    rows = tuple(_request(request) for request in document["requests"])
+    ended = document["job"]["finished_at"]
+    rows = tuple(_request(request, ended) for request in document["requests"])
     return Table("What became of each request", columns, rows, stacks=True)
 
 
-def _request(request: Mapping[str, Any]) -> Row:
+def _request(request: Mapping[str, Any], ended: str | None) -> Row:
     held = [check["ok"] for check in request["checks"] if check["name"] != NOT_CERTIFIED]
     known = f", {request['in_base']} in base" if request["in_base"] else ""
     probes = counted(request["probes"], "probe")
@@ -151,7 +155,7 @@ def _request(request: Mapping[str, Any]) -> Row:
     return Row(
         (
             Cell(request["id"], f"received {moment(request['received_at'])}", is_code=True),
-            Cell(request["domain"], f"due {moment(request['due_at'])[:10]}" if request["due_at"] else ""),
+            Cell(request["domain"], due(request["due_at"], ended)),
             Cell(request["legal_basis"] or "not stated", is_free=True),
             Cell(f"{request['forget_items']} to go{known}", f"{request['retain_items']} to stay, {probes}"),
             _outcome(request["outcome"]),
@@ -207,6 +211,41 @@ def _example(example: Mapping[str, Any]) -> Row:
             _outcome(example["outcome"]),
         )
     )
+
+
+def controls(document: Document) -> Table:
+    """The same run with other regions, for comparison."""
+    columns = (Column("Run", 2.0), *(Column(name, 1.0, True) for name in CONTROLS.values()))
+    rows: list[Row] = []
+    for control in document["controls"]:
+        rows.append(_band(CONTROL_RUNS.get(control["regions"], control["regions"])))
+        for domain, found in control["domains"].items():
+            rows.append(Row((Cell(domain), *(Cell(number(found[key])) for key in CONTROLS))))
+    return Table("Control runs", columns, tuple(rows))
+
+
+def ability(found: Mapping[str, Any]) -> Table:
+    """Answers to the served model's own probe questions."""
+    columns = (Column("Right choices", 2.0), *WHENS[:2], Column("Change, points", 1.3, True), Column("n", 0.75, True))
+    shown = [Cell(*measured(found[key])) for key in ("before", "after", "change")]
+    row = Row((Cell("General ability, %"), *shown, Cell(f"{found['drawn']:,}")))
+    return Table("General ability", columns, (row,))
+
+
+def decisions(approvals: Iterable[Mapping[str, Any]]) -> Table:
+    """What officers decided about a candidate."""
+    columns = (Column("Decision", 0.8), Column("Role", 0.8), Column("Key", 1.8), Column("When", 1.2))
+    tones: dict[str, Tone] = {"approved": "good", "refused": "bad"}
+    rows = tuple(
+        Row(
+            (
+                Cell(one["decision"], tone=tones.get(one["decision"], "")), Cell(one["role"]),
+                Cell(one["key_id"], is_code=True), Cell(moment(one["at"])),
+            )
+        )
+        for one in approvals
+    )  # fmt: skip
+    return Table("Who decided about the candidate", columns, rows, stacks=True)
 
 
 def _band(title: str, under: str = "") -> Row:

@@ -102,7 +102,7 @@ def test_requests_become_a_published_version_that_forgot_and_retained(
 def test_the_report_of_the_job_is_there_in_every_format(service: Service) -> None:
     job = service.call("operator", "GET", "/v1/jobs", params={"served_model": "tiny"})["items"][-1]
     report = service.call("officer", "GET", job["report"])
-    assert report["schema"] == "grail.report/1"
+    assert report["schema"] == "grail.report/2"
     assert report["gate"]["ok"] is True
     assert set(report["metrics"]) == {"privacy", "copyright"}
     assert PEOPLE["Ada"][0] not in str(report)
