@@ -19,6 +19,7 @@ import torch
 from grail.config import UnlearnConfig
 from grail.evaluate import WHENS, EvalResult, Measured, Row, Scope
 from grail.gate import Verdict
+from grail.metrics.ability import Ability, ability_change
 from grail.metrics.base import ExampleScore
 from grail.metrics.intervals import FEW_SUBJECTS, Estimate
 from grail.metrics.success import perplexity
@@ -58,8 +59,8 @@ def document(
     `job`, `requests` and `model` hold at least the keys named above (JOB, REQUEST; base_path_name, base_digest, note,
     start_adapter, candidate_adapter, reference); others are ignored. `regions` is `MaskSet.summary`, None without
     masks, with those of the runs before under `earlier` where there were several; `limits` are further sentences;
-    `controls` are runs with other regions (`regions`, and per domain us, rs, cus and forget_gap), `ability` is what
-    `grail.probes` found, None where nothing was to be asked.
+    `controls` are runs with other regions (`regions`, and per domain us, rs, cus and forget_gap), `ability` is
+    what `general_ability` makes, None where nothing was to be asked.
     Raises KeyError for a missing key.
     """
     reference = str(model["reference"])
@@ -259,6 +260,29 @@ def _figures(score: ExampleScore) -> dict[str, Any]:
         "rouge_l_forced": score.rouge_l_forced,
         "rouge_l_free": score.rouge_l_free,
         "fact": score.holds_fact,
+    }
+
+
+def general_ability(
+    file_digest: str | None,
+    questions: int,
+    seed: int,
+    before: Ability | None,
+    after: Ability | None,
+    not_measured: str | None = None,
+) -> dict[str, Any]:
+    """What a report says of general ability: the share of right choices before and after over the same sample of a
+    file's `questions`, and their paired difference; or why there is none."""
+    change = None if before is None or after is None else ability_change({"": before}, {"": after})[""]
+    return {
+        "file_digest": file_digest,
+        "questions": questions,
+        "drawn": 0 if after is None else len(after.answers),
+        "seed": seed,
+        "before": None if before is None else cell(before.accuracy),
+        "after": None if after is None else cell(after.accuracy),
+        "change": None if change is None else cell(change.accuracy),
+        "not_measured": not_measured,
     }
 
 
