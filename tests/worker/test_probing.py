@@ -16,7 +16,7 @@ from app.reports.schemas import json_schema
 from grail.config import GateConfig
 from grail.data.ability import PROBES, load_probes, sample
 from grail.metrics.ability import ability_change, measure_ability
-from grail.model.adapter import write_state
+from grail.model.adapter import read_state, state_digest, write_state
 from grail.types import Interrupted, Progress
 from tests.worker.bench import Bench
 from worker import ability
@@ -48,8 +48,16 @@ def asked(bench: Bench, path: Path | None, count: int = 200, told: list[Progress
     return None if probes is None else probes.as_dict(), outcome
 
 
-def test_the_same_questions_are_answered_before_and_after(bench: Bench, tmp_path: Path) -> None:
-    path, told = written(tmp_path, rows()), list[Progress]()
+def test_the_same_questions_are_answered_before_and_after(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, told, states = written(tmp_path, rows()), list[Progress](), list[str]()
+
+    def noted(*given: Any) -> Any:
+        states.append(state_digest(read_state(bench.model.model)))
+        return measure_ability(*given)
+
+    monkeypatch.setattr(ability, "measure_ability", noted)
     found, outcome = asked(bench, path, told=told)
     Draft202012Validator(SCHEMA).validate(found)
     assert (found["questions"], found["drawn"], found["not_measured"]) == (20, 20, None)
@@ -62,6 +70,7 @@ def test_the_same_questions_are_answered_before_and_after(bench: Bench, tmp_path
     assert found["change"]["value"] == ability_change(before, after)[PROBES].accuracy.value
     assert outcome.state is not None and outcome.timings["ability"] > 0
     assert {progress.stage for progress in told} == {"ability"} and told[-1].share == 1.0
+    assert states == [state_digest(bench.start), state_digest(outcome.state)], "of the old and of the new weights"
     assert CANARY not in json.dumps(found)
 
 

@@ -30,9 +30,10 @@ from app.db import transaction
 from app.main import create_app
 from app.orphans import service as orphans
 from app.storage import FileStore
-from app.tables import Certificate, Job, Report, Request
+from app.tables import Certificate, Example, Job, Report, Request
 from app.trust.canonical import canonical
 from app.trust.verify import leaf_hash, verify_inclusion
+from grail.types import Segment
 from tests.app.bundles.concluded import concluded, evaluated, signing
 from tests.app.service import Floor
 from tests.fixtures.served import question
@@ -118,7 +119,12 @@ def test_the_same_certificate_is_typeset_to_the_same_bytes(floor: Floor) -> None
     found = read(floor, request_id)
     as_read = found.pop(AS_READ)
     again = Shown(json.loads(canonical(found)), rows(floor)[0].digest, as_read)
-    assert page.as_pdf(again) == fetched(floor, request_id, format_="pdf").content
+    pdf = fetched(floor, request_id, format_="pdf").content
+    assert page.as_pdf(again) == pdf
+    long_ago = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    old = Shown({**again.document, "issued_at": long_ago.isoformat()}, again.digest, as_read)
+    made = PdfReader(io.BytesIO(page.as_pdf(old))).metadata
+    assert made is not None and made.creation_date == long_ago, "its time is that of the issue"
     assert page.as_html(again) == fetched(floor, request_id, format_="html").content
     other = Shown(again.document, again.digest, {**as_read, "state": "reinstated"})
     assert page.as_pdf(other) != page.as_pdf(again), "it says that the content was taught again"
@@ -331,6 +337,25 @@ def test_a_request_that_was_linked_has_a_certificate_of_its_own(floor: Floor) ->
     assert len(rows(floor)) == 3
 
 
+def test_what_the_base_model_knows_by_itself_is_not_certified_though_the_job_was_rejected(floor: Floor) -> None:
+    job_id = evaluated(floor, good=False)
+    with transaction(floor.db) as session:
+        session.execute(update(Example).where(Example.segment == Segment.FORGET).values(outcome="in_base"))
+        report, blobs = session.scalars(select(Report)).one(), FileStore(floor.settings.artifacts_dir)
+        document = json.loads(blobs.get(report.digest))
+        (asked,) = document["requests"]
+        asked.update(in_base=asked["forget_items"], outcome="in base")
+        asked["metrics"].update(cus=None, us=None, us_ref=None, forget_gap=None)
+        report.digest = blobs.put(canonical(document))
+    assert floor.conclude(job_id) == "rejected"
+    drive(floor)
+    found = read(floor, asked_of(floor, job_id))
+    VALIDATOR.validate(found)
+    assert found["model"]["adapter"] is None and found["recipients"] is None and found["figures"]["n"] == 0
+    shown = fetched(floor, found["request"]["id"], format_="html").text
+    assert "Nothing certified" in shown and "The served version was not changed" in shown and ">Erased<" not in shown
+
+
 def test_who_approved_is_said_and_a_refused_candidate_certifies_nothing(floor: Floor) -> None:
     floor.caller.call("operator", "PATCH", "/v1/models/people", json={"policy": {"approvals_required": 2}})
     job_id = evaluated(floor)
@@ -435,7 +460,7 @@ def test_one_that_fails_for_good_holds_up_no_other_and_operators_hear_of_it(
     kept = path.read_bytes()
     path.unlink()
     for _ in range(3):
-        issuing.drive(floor.db, floor.settings)
+        drive(floor)
     assert [row.job_id for row in rows(floor)] == [whole]
     monkeypatch.setattr(issuing, "RETRY_SECONDS", 0.0)
     assert "certificates" in floor.caller.client.get("/readyz").json()["warnings"]

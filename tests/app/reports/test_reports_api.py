@@ -20,7 +20,8 @@ from app.keys import repository as key_rows
 from app.lifecycle import JobState
 from app.main import create_app
 from app.reports.schemas import FIRST_SCHEMA, json_schema
-from app.reports.service import LATE
+from app.reports.service import LATE, store
+from app.storage import FileStore
 from app.tables import ServedModel
 from app.trust.canonical import canonical, digest
 from tests.app.bundles.concluded import signing
@@ -311,3 +312,9 @@ def test_the_place_in_the_audit_log_is_told_once_there_is_one_and_stays(make_job
     else:
         assert "no number in the log yet" in text_of(before)
         assert f"leaf {place['position']}" in text_of(signed) and place["checkpoint"]["root"] in text_of(signed)
+
+
+def test_what_is_filled_in_at_reading_is_never_part_of_the_digest(settings):
+    late = {"replicas_not_acknowledged": [{}], "approvals": [{}], "audit_position": {"position": 1}}
+    assert set(late) == set(LATE)
+    assert store(sample() | late, FileStore(settings.artifacts_dir)) == digest(sample())
