@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app import queue, schema
 from app.audit_log import service as audit_log
 from app.bundles import service as bundles
+from app.certificates import service as certificates
 from app.config import Settings
 from app.db import Database
 from app.errors import Unavailable
@@ -117,7 +118,7 @@ def _rows(db: Database, settings: Settings) -> Iterator[tuple[str, str]]:
             missing, registered = served_models.without_files(session)
             seen = workers.memories(session, datetime.now(UTC))
             unsigned = audit_log.unsigned(session, settings, datetime.now(UTC))
-            unbundled = bundles.waiting(session)
+            unbundled, uncertified = bundles.waiting(session), certificates.waiting(session)
     except SQLAlchemyError:
         return
     if missing:
@@ -126,6 +127,8 @@ def _rows(db: Database, settings: Settings) -> Iterator[tuple[str, str]]:
         yield "log", f"{unsigned}; requests are taken, and what is not signed is signed then"
     if unbundled:
         yield "reports", unbundled
+    if uncertified:
+        yield "certificates", uncertified
     if not seen:
         yield "workers", "no gpu worker was seen lately: requests are taken, nothing is computed; `grail worker gpu`"
 

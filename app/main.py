@@ -16,6 +16,7 @@ from app.adapters.endpoints import router as adapters
 from app.audit_log.endpoints import router as audit_log
 from app.auth import KnownKeys
 from app.bundles.endpoints import router as bundles
+from app.certificates.endpoints import router as certificates
 from app.config import Settings, load_settings
 from app.db import Database
 from app.description import router as description
@@ -61,8 +62,8 @@ Every error is a problem document (RFC 9457) that says what is wrong and how to 
 
 
 ROUTERS = (
-    requests, decisions, imports, jobs, events, webhooks, opendsr, reports, bundles, served_models, adapters, methods,
-    officer, statistics, reports_archive, audit_log, description, telemetry, health.router,
+    requests, decisions, certificates, imports, jobs, events, webhooks, opendsr, reports, bundles, served_models,
+    adapters, methods, officer, statistics, reports_archive, audit_log, description, telemetry, health.router,
 )  # fmt: skip
 """Their routes stand in the application as they are: included routers would be looked through at each call."""
 

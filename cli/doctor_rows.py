@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.audit_log import service as audit_log
 from app.bundles import service as bundles
+from app.certificates import service as certificates
 from app.config import Settings, load_settings
 from app.db import Database
 from app.served_models import service as served_models
@@ -74,6 +75,8 @@ def _bundles(session: Session) -> Iterator[Finding]:
     """Auditors get what they are owed."""
     waits = bundles.waiting(session)
     yield Finding("bundles", State.WRONG if waits else State.OK, waits or "every concluded report that can be has one")
+    late = certificates.waiting(session)
+    yield Finding("certificates", State.WRONG if late else State.OK, late or "every erasure that is done has one")
     if bundles.unsigned_versions(session):
         text = "some have no model.sig: set GRAIL_MODEL_SIGNING_KEY_FILE for the control worker, see docs/operations.md"
         yield Finding("versions", State.NOTE, text)

@@ -121,6 +121,24 @@ def show(
 
 
 @requests.command()
+def certificate(
+    request_id: RequestId,
+    pdf: Annotated[Path | None, typer.Option(help="Write it as PDF to this file.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write it as HTML to this file.")] = None,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Fetch the certificate of an erasure that is done; JSON goes to standard output without a file."""
+    api, place = connect(url, key), at("requests", request_id, "certificate")
+    files = {form: path for form, path in (("pdf", pdf), ("html", html)) if path is not None}
+    if not files:
+        show_json(api.get(place, format="json"))
+    for form, path in files.items():
+        path.write_bytes(api.send("GET", place, params={"format": form}).content)
+        hint(f"Written to {path}.")
+
+
+@requests.command()
 def withdraw(request_id: RequestId, url: Url = None, key: Key = None) -> None:
     """Withdraw a request that no job works on yet."""
     request = connect(url, key).delete(at("requests", request_id))

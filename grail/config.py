@@ -309,6 +309,8 @@ class RunSpec:
     gate: GateConfig
     examples: tuple[Example, ...] = field(repr=False)
     kind: Kind = Kind.UNLEARN
+    ability_file: Path | None = None  # questions of the operator's own, for general ability
+    ability_questions: int = 0  # how many of them are drawn
 
     def __post_init__(self) -> None:
         self.legs()

@@ -1,4 +1,4 @@
-"""The report document (`grail.report/1`): every figure that a verdict rests on, and not one word of what was asked.
+"""The report document (`grail.report/2`): every figure that a verdict rests on, and not one word of what was asked.
 
 Every field is picked by name: whatever else the caller's mappings hold stays out. No prompt, completion, fact, answer
 or subject's name is in it. Figures are not rounded, so that an auditor can recompute means and intervals from
@@ -19,6 +19,7 @@ import torch
 from grail.config import UnlearnConfig
 from grail.evaluate import WHENS, EvalResult, Measured, Row, Scope
 from grail.gate import Verdict
+from grail.metrics.ability import Ability, ability_change
 from grail.metrics.base import ExampleScore
 from grail.metrics.intervals import FEW_SUBJECTS, Estimate
 from grail.metrics.success import perplexity
@@ -26,7 +27,7 @@ from grail.model.load import LoadedModel
 from grail.train import TrainLog
 from grail.types import Role, Segment
 
-SCHEMA = "grail.report/1"
+SCHEMA = "grail.report/2"
 ADAPTER_OFF = "adapter off"
 ENDLESS = "the interval is not finite"
 
@@ -50,12 +51,16 @@ def document(
     environment: Mapping[str, Any],
     held_out: Collection[str] = (),
     limits: Iterable[str] = (),
+    controls: Sequence[Mapping[str, Any]] = (),
+    ability: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The report as plain values, ready for canonical JSON. Pure.
 
     `job`, `requests` and `model` hold at least the keys named above (JOB, REQUEST; base_path_name, base_digest, note,
     start_adapter, candidate_adapter, reference); others are ignored. `regions` is `MaskSet.summary`, None without
-    masks, with those of the runs before under `earlier` where there were several; `limits` are further sentences.
+    masks, with those of the runs before under `earlier` where there were several; `limits` are further sentences;
+    `controls` are runs with other regions (`regions`, and per domain us, rs, cus and forget_gap), `ability` is
+    what `general_ability` makes, None where nothing was to be asked.
     Raises KeyError for a missing key.
     """
     reference = str(model["reference"])
@@ -73,12 +78,16 @@ def document(
             for domain, scope in result.domains.items()
         },
         "summary": result.summary,
+        "controls": [dict(control) for control in controls],
+        "general_ability": None if ability is None else dict(ability),
         "regions": _regions(regions),
         **({"earlier_regions": earlier} if earlier else {}),
         "training": _training(log),
         "examples": [_example(row, str(job["id"])) for row in result.rows],
         "environment": {key: environment[key] for key in ENVIRONMENT},
-        "limits": [*what_was_not_shown(result, reference, model.get("note")), *limits],
+        "limits": [
+            *what_was_not_shown(result, reference, model.get("note"), has_ability=_is_measured(ability)), *limits
+        ],
         "replicas_not_acknowledged": [],
     }
 
@@ -254,7 +263,36 @@ def _figures(score: ExampleScore) -> dict[str, Any]:
     }
 
 
-def what_was_not_shown(result: EvalResult, reference: str, note: str | None) -> list[str]:
+def general_ability(
+    file_digest: str | None,
+    questions: int,
+    seed: int,
+    before: Ability | None,
+    after: Ability | None,
+    not_measured: str | None = None,
+) -> dict[str, Any]:
+    """What a report says of general ability: the share of right choices before and after over the same sample of a
+    file's `questions`, and their paired difference; or why there is none."""
+    change = None if before is None or after is None else ability_change({"": before}, {"": after})[""]
+    return {
+        "file_digest": file_digest,
+        "questions": questions,
+        "drawn": 0 if after is None else len(after.answers),
+        "seed": seed,
+        "before": None if before is None else cell(before.accuracy),
+        "after": None if after is None else cell(after.accuracy),
+        "change": None if change is None else cell(change.accuracy),
+        "not_measured": not_measured,
+    }
+
+
+def _is_measured(ability: Mapping[str, Any] | None) -> bool:
+    return ability is not None and ability["after"] is not None
+
+
+def what_was_not_shown(
+    result: EvalResult, reference: str, note: str | None, *, has_ability: bool = False
+) -> list[str]:
     """The limits of a report in plain sentences."""
     known = sum(scope.in_base for scope in result.domains.values())
     found = [scope.groups for scope in result.domains.values()]
@@ -262,7 +300,7 @@ def what_was_not_shown(result: EvalResult, reference: str, note: str | None) -> 
     sayings = (
         (True, "The measures show what these questions bring out; other questions may bring out more."),
         (True, "Not tested: sampled answers, attempts to teach the facts again, and the model after quantisation."),
-        (True, "General ability (tasks beside the facts that are to stay) was not measured."),
+        (not has_ability, "General ability (tasks beside the facts that are to stay) was not measured."),
         (True, "The base model was not changed: what it knows without the adapter stays known."),
         (True, _reference_sentence(reference)),
         (bool(note), f"About the base model: {note}."),

@@ -38,6 +38,7 @@ from grail.model.adapter import save_adapter
 from grail.model.load import LoadedModel, load_model
 from grail.report import ADAPTER_OFF, document, request_metrics, request_outcome
 from grail.types import Interrupted, Progress
+from worker.ability import Probing, around, probing
 from worker.artifacts import ArtefactStore
 from worker.device import free_device, offered_bytes, placement, set_imports_aside
 from worker.failures import failure_of
@@ -185,11 +186,12 @@ def _compute(db: Database, settings: Settings, inputs: JobInputs, token: int, be
     )  # fmt: skip
     try:
         store = ArtefactStore(settings.artifacts_dir, scratch.place(settings.data_dir, inputs.job_id))
-        outcome = Pipeline(spec, model, store, beat.report, finished).run()
+        probes = probing(spec, beat.report)
+        outcome = around(probes, model, Pipeline(spec, model, store, beat.report, finished).run)
         beat.report(Progress("write", 0.0))
         written = _write_candidate(db, settings, inputs, token, model, outcome)
         beat.report(Progress("report", 0.0))
-        _hand_in(db, settings, inputs, token, spec, outcome, written)
+        _hand_in(db, settings, inputs, token, spec, outcome, written, probes)
     finally:
         del model
         free_device()
@@ -227,9 +229,10 @@ def _hand_in(
     spec: RunSpec,
     outcome: Outcome,
     written: WrittenVersion | None,
+    probes: Probing | None,
 ) -> None:
     """Report, candidate and outcomes in one transaction under the token. Raises LeaseLost, StorageFull."""
-    report = _document(inputs, spec, outcome, written)
+    report = _document(inputs, spec, outcome, written, probes)
     by_request = {
         request: {**request_metrics(scope), "outcome": request_outcome(outcome.result.rows_of_request(request))}
         for request, scope in outcome.result.requests.items()
@@ -242,7 +245,9 @@ def _hand_in(
         )
 
 
-def _document(inputs: JobInputs, spec: RunSpec, outcome: Outcome, written: WrittenVersion | None) -> dict[str, Any]:
+def _document(
+    inputs: JobInputs, spec: RunSpec, outcome: Outcome, written: WrittenVersion | None, probes: Probing | None
+) -> dict[str, Any]:
     """The report of the job."""
     start = inputs.start_adapter
     reference = ADAPTER_OFF if spec.reference_adapter is None else f"registered adapter {spec.reference_digest}"
@@ -283,6 +288,7 @@ def _document(inputs: JobInputs, spec: RunSpec, outcome: Outcome, written: Writt
         log=outcome.log,
         environment=outcome.environment,
         held_out=outcome.held_out,
+        ability=None if probes is None else probes.as_dict(),
     )  # fmt: skip
 
 

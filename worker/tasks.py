@@ -7,6 +7,7 @@ import uuid
 from app.audit_log import checkpoints, parts, sequencing
 from app.batches import service as batches
 from app.bundles import service as bundles
+from app.certificates import issuing as certificates
 from app.db import clock, transaction
 from app.imports import run as imports
 from app.imports import service as import_service
@@ -88,10 +89,13 @@ def issue_checkpoint(self: ServiceTask) -> None:
 
 @celery.task(name="grail.bundle_reports", base=SingleTask, bind=True)  # type: ignore[untyped-decorator]  # celery is not annotated
 def bundle_reports(self: SingleTask) -> None:
-    """Sign what was published and concluded, seal it in the audit log, and put bundles together."""
+    """Certify erasures that are done; sign what was published and concluded, seal it in the audit log, and put bundles
+    together."""
     if not self.turn.acquire(blocking=False):
         return  # the last ring is still at work
     try:
+        with self.apart(kind_of_rows="certificates"):
+            certificates.drive(self.db, self.settings, apart=self.apart)
         with self.apart(kind_of_rows="attestations"):
             bundles.attest(self.db, self.settings)
         bundles.drive(self.db, self.settings, apart=self.apart)

@@ -25,4 +25,6 @@ def run_spec(inputs: JobInputs) -> RunSpec:
         gate=GateConfig(**inputs.gate),
         examples=inputs.examples,
         kind=Kind(inputs.kind),
+        ability_file=None if inputs.ability_file is None else Path(inputs.ability_file),
+        ability_questions=inputs.ability_questions,
     )

@@ -104,6 +104,17 @@ def position_of(reading: Reading, leaf_hash: bytes) -> int | None:
     return min(found, default=None)
 
 
+def position_in_log(reading: Reading, audit_id: int) -> int | None:
+    """The number of a leaf of the trail; None while it has none."""
+    return reading.execute(select(LogLeaf.position).where(LogLeaf.audit_id == audit_id)).scalar_one_or_none()
+
+
+def last_about(reading: Reading, event: str, subject_id: str) -> int | None:
+    """The id of the last leaf of an event about something."""
+    statement = select(func.max(Audit.id)).where(Audit.subject_id == subject_id, Audit.event == event)
+    return reading.execute(statement).scalar_one()
+
+
 def leaves(reading: Reading, start: int, end: int) -> Sequence[Any]:
     """Rows (position, hash, leaf) from `start` to before `end`; `leaf` is None where it has expired."""
     return reading.execute(
@@ -141,6 +152,12 @@ def last_checkpoint(reading: Reading) -> Any:
     """(size, root, note, created_at) of the newest; None before the first."""
     columns = (Checkpoint.size, Checkpoint.root, Checkpoint.note, Checkpoint.created_at)
     return reading.execute(select(*columns).order_by(Checkpoint.id.desc()).limit(1)).one_or_none()
+
+
+def first_checkpoint_over(reading: Reading, position: int) -> Any:
+    """(size, root) of the first that was signed over the leaf with this number; None while there is none."""
+    statement = select(Checkpoint.size, Checkpoint.root).where(Checkpoint.size > position)
+    return reading.execute(statement.order_by(Checkpoint.size, Checkpoint.id).limit(1)).one_or_none()
 
 
 def checkpoints(reading: Reading, after_id: int, most: int) -> Sequence[Any]:

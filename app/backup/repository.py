@@ -8,7 +8,7 @@ from pathlib import Path
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from app.tables import Adapter, Bundle, Import, Report
+from app.tables import Adapter, Bundle, Certificate, Import, Report
 
 
 def versions(session: Session) -> Sequence[Adapter]:
@@ -21,7 +21,8 @@ def blobs(session: Session) -> set[str]:
     reports = session.scalars(select(Report.digest))
     faults = session.scalars(select(Import.errors_digest).where(Import.errors_digest.is_not(None)))
     bundles = session.scalars(select(Bundle.contents_digest).where(Bundle.contents_digest.is_not(None)))
-    return {digest for digest in (*reports, *faults, *bundles) if digest is not None}
+    certificates = session.scalars(select(Certificate.digest))
+    return {digest for digest in (*reports, *faults, *bundles, *certificates) if digest is not None}
 
 
 def move_versions(session: Session, root: Path) -> None:

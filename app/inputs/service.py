@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.inputs import repository
+from app.served_models.schemas import Policy
 from app.tables import Example as ExampleRow
 from grail.types import Example, Role, Segment
 
@@ -56,6 +57,8 @@ class JobInputs:
     started_at: datetime | None
     attempts: int
     start_adapter: VersionFacts
+    ability_file: str | None
+    ability_questions: int
     requests: tuple[RequestFacts, ...]
     examples: tuple[Example, ...] = field(repr=False)
 
@@ -67,7 +70,7 @@ def load(session: Session, job_id: uuid.UUID) -> JobInputs | None:
         return None
     model, adapter = repository.served_model(session, job), repository.start_adapter(session, job)
     requests = repository.requests(session, job)
-    members = {request.id for request in requests}
+    members, policy = {request.id for request in requests}, Policy.model_validate(model.policy)
     return JobInputs(
         job_id=job.id,
         kind=str(job.kind),
@@ -85,6 +88,8 @@ def load(session: Session, job_id: uuid.UUID) -> JobInputs | None:
         start_adapter=VersionFacts(
             adapter.id, adapter.version, adapter.name, adapter.digest, adapter.directory, adapter.manifest
         ),
+        ability_file=policy.ability_file,
+        ability_questions=policy.ability_questions,
         requests=tuple(
             RequestFacts(r.id, str(r.domain), r.received_at, r.due_at, r.legal_basis)
             for r in requests

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, or_, select, update
+from sqlalchemy import ColumnElement, Row, Select, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from app.jobs.turns import Candidate
 from app.lifecycle import JobState
-from app.tables import Adapter, Approval, Batch, BatchMember, BatchReason, Example, Job, Report, Request, ServedModel
+from app.tables import (
+    Adapter,
+    Approval,
+    Batch,
+    BatchMember,
+    BatchReason,
+    Example,
+    Job,
+    Key,
+    Report,
+    Request,
+    ServedModel,
+)
 from grail.types import Role, Segment
 
 AT_WORK = (JobState.RUNNING, JobState.EVALUATED, JobState.AWAITING_APPROVAL)
@@ -166,6 +179,18 @@ def approvals(session: Session, job_ids: Collection[uuid.UUID]) -> dict[uuid.UUI
         .group_by(Approval.job_id)
     )
     return {row[0]: frozenset(row[1]) for row in session.execute(statement)}
+
+
+def given_approvals(session: Session, job_id: uuid.UUID) -> Sequence[Row[Any]]:
+    """Who let a job's candidate through, in their order: (key_id, role, created_at)."""
+    shown: tuple[Any, ...] = (Approval.key_id, Key.role, Approval.created_at)
+    statement = select(*shown).join(Key, Key.id == Approval.key_id).where(Approval.job_id == job_id)
+    return session.execute(statement.order_by(Approval.created_at, Approval.id)).all()
+
+
+def roles(session: Session, key_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
+    """Roles of keys."""
+    return {row.id: str(row.role) for row in session.execute(select(Key.id, Key.role).where(Key.id.in_(key_ids)))}
 
 
 def note_outcomes(session: Session, job: Job, outcomes: Mapping[uuid.UUID, str]) -> None:

@@ -9,7 +9,7 @@ from datetime import datetime
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.tables import Adapter, Bundle, Import, Job, Report, ServedModel
+from app.tables import Adapter, Bundle, Certificate, Import, Job, Report, ServedModel
 
 
 def versions_among(session: Session, names: Collection[str]) -> set[str]:
@@ -26,6 +26,7 @@ def blobs_among(session: Session, digests: Collection[str]) -> set[str]:
     """Those of the digests that a row names. Whoever stores blobs of another kind adds its column here."""
     found = set(session.scalars(select(Report.digest).where(Report.digest.in_(digests))))
     found |= set(session.scalars(select(Bundle.contents_digest).where(Bundle.contents_digest.in_(digests))))
+    found |= set(session.scalars(select(Certificate.digest).where(Certificate.digest.in_(digests))))
     return found | set(session.scalars(select(Import.errors_digest).where(Import.errors_digest.in_(digests))))
 
 

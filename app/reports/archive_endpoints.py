@@ -25,7 +25,8 @@ ZIP = "application/zip"
     response_class=StreamingResponse,
     responses={
         200: {
-            "description": "`reports/<job>.json` of each job that ended in the period, and `index.csv`",
+            "description": "`reports/<job>.json` of each job that ended in the period, `certificates/<request>.json` "
+            "of each erasure that it did, `index.csv` and `certificates.csv`",
             "content": {ZIP: {"schema": {"type": "string", "format": "binary"}}},
         },
         **problem_responses(Unauthorised, Forbidden, Unprocessable, Unavailable),

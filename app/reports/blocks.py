@@ -119,7 +119,8 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A whole report: the verdict on top, then the sections in their order. `signed` is what a signature stands for."""
+    """A whole document: the verdict on top, then the sections in their order. `signed` is what a signature stands for,
+    `statement` what signing says, `note` what of it was added at reading."""
 
     title: str
     subtitle: str
@@ -129,3 +130,5 @@ class Page:
     facts: Pairs
     sections: tuple[Section, ...]
     signed: str
+    statement: str
+    note: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from app.reports import diagrams, figures, words
+from app.reports import diagrams, figures, prongs, words
 from app.reports.blocks import (
     Block,
     Cards,
@@ -36,6 +36,10 @@ MEANINGS = (
     "answer shares.",
     "Before: the adapter that was served when the job began. After: the candidate. Never knew: the reference.",
 )
+NOTE = (
+    "The state, the replicas, the approvals and the place in the audit log are as they stood when this was read; "
+    "everything else is as it was issued."
+)
 DATA = (
     ("forget_items", "to be forgotten"),
     ("forget_items_in_base", "of these known to the base model"),
@@ -56,9 +60,12 @@ def page(issued: Issued) -> Page:
         Section("short", "In short", _short(document)),
         Section("requests", "Requests", (figures.requests(document),)),
         Section("checks", "Checks", (figures.checks(document),)),
+        Section("prongs", "Extraction and queries (EDPB Opinion 28/2024)", tuple(_prongs(document))),
         Section("figures", "Figures", tuple(_figures(document))),
+        Section("controls", "Controls and general ability", tuple(_controls(document))),
         Section("limits", "What this report does not show", (Said(tuple(document["limits"]), is_list=True),)),
         Section("replicas", "Serving replicas", tuple(_replicas(issued.replicas))),
+        Section("approval", "Approval and audit log", tuple(_evidence(issued))),
         Section("versions", "Versions and digests", (_digests(issued),), is_annex=True),
         Section("training", "The unlearning run", tuple(_training(document)), is_annex=True),
         Section("regions", "Where the knowledge lies", tuple(_regions(document)), is_annex=True),
@@ -76,6 +83,8 @@ def page(issued: Issued) -> Page:
         facts=_facts(issued),
         sections=sections,
         signed=f"Report {issued.digest} of the job {job['id']}, state when read: {_state(issued)}.",
+        statement="Read and signed for the controller. The annex on the following pages is part of the report.",
+        note=NOTE,
     )
 
 
@@ -127,9 +136,61 @@ def _figures(document: Document) -> Iterable[Block]:
             yield figures.measures(document, domain)
 
 
+def _prongs(document: Document) -> Iterable[Block]:
+    """The two questions of EDPB Opinion 28/2024, and which figures speak to which."""
+    yield Said((prongs.INTRODUCTION,))
+    domains = list(document["metrics"])
+    for prong, title in prongs.TITLES.items():
+        yield Part(title)
+        yield Said((prongs.MEANINGS[prong],))
+        for domain in domains:
+            if found := prongs.figures(document, domain, prong):
+                yield figures.prong(found, f"{title}: {domain}")
+        yield Said(tuple(prongs.not_tested(document, domains, prong)), "Not tested", is_list=True)
+
+
+def prong_blocks(prong: str, found: Mapping[str, Any]) -> Iterable[Block]:
+    """The same of one question and one domain, as a certificate has it."""
+    yield Said((prongs.MEANINGS[prong],))
+    if found["figures"]:
+        yield figures.prong(found["figures"], "All items of the request's domain in the job")
+    yield Said(tuple(found["not_tested"]), "Not tested", is_list=True)
+
+
 def _data(counts: Mapping[str, int]) -> str:
     shown = [f"{counts[key]:,} {name}" for key, name in DATA if counts.get(key)]
     return f"Items and questions: {'; '.join(shown) or 'none'}."
+
+
+def _controls(document: Document) -> Iterable[Block]:
+    """What the run is compared with, and what else the model can do."""
+    if document.get("controls"):
+        yield figures.controls(document)
+    else:
+        yield Said(("Controls (the same run with random regions, and with none): not run.",))
+    found = document.get("general_ability")
+    if found is None:
+        yield Said(("General ability: not measured, since the served model's policy names no file of questions.",))
+    elif found["not_measured"]:
+        yield Notice("wait", f"General ability: not measured. {found['not_measured']}")
+    else:
+        yield figures.ability(found)
+        yield Said((words.drawn(found),))
+        yield Pairs((("SHA-256 of the file of questions", Cell(found["file_digest"], is_code=True)),))
+
+
+def _evidence(issued: Issued) -> Iterable[Block]:
+    if issued.approvals:
+        yield figures.decisions(issued.approvals)
+    else:
+        yield Said(("No officer has decided about the candidate.",))
+    place = issued.audit_position
+    root_of, root = words.checkpoint(None if place is None else place["checkpoint"])
+    rows = (
+        Row((Cell("This report", words.place(place)), Cell(issued.digest, is_code=True))),
+        Row((Cell("Root of the signed checkpoint", root_of), Cell(root or words.UNDEFINED, is_code=bool(root)))),
+    )
+    yield Table("What the audit log has", (Column("What", 1.3), Column("SHA-256", 2.0)), rows)
 
 
 def _replicas(replicas: Iterable[Mapping[str, Any]]) -> Iterable[Block]:

@@ -65,9 +65,9 @@ def read(
 ) -> Response:  # fmt: skip
     """As canonical JSON, as one HTML file that loads nothing, or as PDF for the archive and for a signature.
 
-    The JSON is the document as it was issued and `replicas_not_acknowledged` as it is now. Without that key its
-    canonical bytes (RFC 8785) have the SHA-256 that HTML, PDF and the ETag name. A requester gets an excerpt: other
-    people's requests, their checks and their examples are left out.
+    The JSON is the document as it was issued and, as they are now, `replicas_not_acknowledged`, `approvals` and
+    `audit_position`. Without these its canonical bytes (RFC 8785) have the SHA-256 that HTML, PDF and the ETag name. A
+    requester gets an excerpt: other people's requests, their checks and their examples are left out.
     """
     issued = service.read(session, job_id, who, blobs)
     tag = service.entity_tag(issued, _shown(format_))
@@ -85,7 +85,7 @@ def _content(format_: Format, issued: Issued) -> bytes:
         return html.render(issued)
     if format_ is Format.PDF:
         return pdf.render(issued)
-    return canonical({**issued.document, service.LATE: list(issued.replicas)})
+    return canonical({**issued.document, **service.late(issued)})
 
 
 def _shown(format_: Format) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from itertools import groupby
 from typing import Any
 
+from app.reports import prongs
 from app.reports.blocks import Cell, Column, Row, Table, Tone
 from app.reports.words import (
     NOT_CERTIFIED,
@@ -15,6 +17,7 @@ from app.reports.words import (
     against,
     check_name,
     counted,
+    due,
     group_name,
     measure_name,
     measured,
@@ -38,6 +41,8 @@ OUTCOMES: dict[str, Tone] = {
     "forgotten": "good", "kept": "good", "in base": "wait", "in_base": "wait", "forgotten in part": "wait",
     "not forgotten": "bad", "not_forgotten": "bad", "lost": "bad",
 }  # fmt: skip
+CONTROLS = {"us": "US, %", "cus": "cUS, %", "forget_gap": "Gap, points", "rs": "RS, %"}
+CONTROL_RUNS = {"random": "Random regions of the same size", "none": "No regions"}
 OUTCOME_WORDS = {"in base": "in base: not certified", "in_base": "in base: not certified"}
 
 
@@ -78,13 +83,18 @@ def _measure(name: str, group: str, cells: Mapping[str, Any], said: str) -> Row:
 
 def checks(document: Document) -> Table:
     """Every check of the gate with its value, its bound and whether it held."""
+    return checks_of(document["gate"]["checks"], "Every check that the candidate had to pass")
+
+
+def checks_of(checks: Iterable[Mapping[str, Any]], caption: str) -> Table:
+    """Checks by their scopes."""
     rows: list[Row] = []
-    for scope, found in groupby(document["gate"]["checks"], key=lambda check: str(check["scope"])):
+    for scope, found in groupby(checks, key=lambda check: str(check["scope"])):
         rows.append(_band(scope_name(scope)))
         rows += [_check(check) for check in found]
     columns = (Column("Check", 2.7), Column("Found", 1.2, True), Column("Bound", 1.2, True), Column("n", 0.7, True),
                Column("Held", 0.9))  # fmt: skip
-    return Table("Every check that the candidate had to pass", columns, tuple(rows))
+    return Table(caption, columns, tuple(rows))
 
 
 def _check(check: Mapping[str, Any]) -> Row:
@@ -93,10 +103,34 @@ def _check(check: Mapping[str, Any]) -> Row:
     if check["name"] == NOT_CERTIFIED:
         return Row((name, Cell("none of them"), Cell("no bound"), count, Cell("not certified", tone="wait")))
     value, bound = against(check["value"], check["bound"])
-    interval = check["interval"]
+    interval = check.get("interval")
     under = f"{number(interval[0])} to {number(interval[1])}" if interval else ""
     held = Cell("held", tone="good") if check["ok"] else Cell("did not hold", tone="bad")
     return Row((name, Cell(value, under), Cell(f"{wanted(check)} {bound}"), count, held))
+
+
+def prong(figures: Iterable[Mapping[str, Any]], caption: str) -> Table:
+    """What was measured of one of two questions, in one domain."""
+    rows: list[Row] = []
+    for group, found in groupby(figures, key=lambda figure: str(figure["group"])):
+        inside = list(found)
+        notes = {figure["note"] for figure in inside}
+        note = str(notes.pop() or "") if len(notes) == 1 else ""
+        subjects = counted(inside[0]["subjects"], "subject")
+        rows.append(_band(group_name(group), f"{subjects}: {note}, no intervals" if note else subjects))
+        rows += [_prong(figure, note) for figure in inside]
+    return Table(caption, (Column("Measure", 2.6), *WHENS, Column("n", 0.75, True)), tuple(rows))
+
+
+def _prong(figure: Mapping[str, Any], said: str) -> Row:
+    name = prongs.name(figure)
+    digits = 2 if "perplexity" in figure["measure"] else 1
+    shown = {when: number(math.inf if figure[when] == "inf" else figure[when], digits) for when in WHEN}
+    interval = figure["interval"]
+    under = f"{number(interval[0], digits)} to {number(interval[1], digits)}" if interval else figure["note"] or ""
+    under = "" if under == said else under
+    cells = (Cell(shown[when], under if when == "after" else "") for when in WHEN)
+    return Row((Cell(name), *cells, Cell(f"{figure['n']:,}")))
 
 
 def requests(document: Document) -> Table:
@@ -105,11 +139,12 @@ def requests(document: Document) -> Table:
         Column("Request", 2.7), Column("Domain", 1.5), Column("Legal basis", 2.4), Column("Asked", 1.9),
         Column("Outcome", 1.7), Column("Figures", 1.7), Column("Checks", 1.3),
     )  # fmt: skip
-    rows = tuple(_request(request) for request in document["requests"])
+    ended = document["job"]["finished_at"]
+    rows = tuple(_request(request, ended) for request in document["requests"])
     return Table("What became of each request", columns, rows, stacks=True)
 
 
-def _request(request: Mapping[str, Any]) -> Row:
+def _request(request: Mapping[str, Any], ended: str | None) -> Row:
     held = [check["ok"] for check in request["checks"] if check["name"] != NOT_CERTIFIED]
     known = f", {request['in_base']} in base" if request["in_base"] else ""
     probes = counted(request["probes"], "probe")
@@ -120,7 +155,7 @@ def _request(request: Mapping[str, Any]) -> Row:
     return Row(
         (
             Cell(request["id"], f"received {moment(request['received_at'])}", is_code=True),
-            Cell(request["domain"], f"due {moment(request['due_at'])[:10]}" if request["due_at"] else ""),
+            Cell(request["domain"], due(request["due_at"], ended)),
             Cell(request["legal_basis"] or "not stated", is_free=True),
             Cell(f"{request['forget_items']} to go{known}", f"{request['retain_items']} to stay, {probes}"),
             _outcome(request["outcome"]),
@@ -176,6 +211,41 @@ def _example(example: Mapping[str, Any]) -> Row:
             _outcome(example["outcome"]),
         )
     )
+
+
+def controls(document: Document) -> Table:
+    """The same run with other regions, for comparison."""
+    columns = (Column("Run", 2.0), *(Column(name, 1.0, True) for name in CONTROLS.values()))
+    rows: list[Row] = []
+    for control in document["controls"]:
+        rows.append(_band(CONTROL_RUNS.get(control["regions"], control["regions"])))
+        for domain, found in control["domains"].items():
+            rows.append(Row((Cell(domain), *(Cell(number(found[key])) for key in CONTROLS))))
+    return Table("Control runs", columns, tuple(rows))
+
+
+def ability(found: Mapping[str, Any]) -> Table:
+    """Answers to the served model's own probe questions."""
+    columns = (Column("Right choices", 2.0), *WHENS[:2], Column("Change, points", 1.3, True), Column("n", 0.75, True))
+    shown = [Cell(*measured(found[key])) for key in ("before", "after", "change")]
+    row = Row((Cell("General ability, %"), *shown, Cell(f"{found['drawn']:,}")))
+    return Table("General ability", columns, (row,))
+
+
+def decisions(approvals: Iterable[Mapping[str, Any]]) -> Table:
+    """What officers decided about a candidate."""
+    columns = (Column("Decision", 0.8), Column("Role", 0.8), Column("Key", 1.8), Column("When", 1.2))
+    tones: dict[str, Tone] = {"approved": "good", "refused": "bad"}
+    rows = tuple(
+        Row(
+            (
+                Cell(one["decision"], tone=tones.get(one["decision"], "")), Cell(one["role"]),
+                Cell(one["key_id"], is_code=True), Cell(moment(one["at"])),
+            )
+        )
+        for one in approvals
+    )  # fmt: skip
+    return Table("Who decided about the candidate", columns, rows, stacks=True)
 
 
 def _band(title: str, under: str = "") -> Row:

@@ -39,12 +39,17 @@ def _template() -> Template:
 
 def render(issued: Issued) -> bytes:
     """The file, in UTF-8."""
-    shown = page(issued)
+    return file_of(page(issued))
+
+
+def file_of(shown: Page) -> bytes:
+    """A page as a file, in UTF-8."""
     text = _template().substitute(
         policy=escape(content_policy()), style=style(), title=_t(f"{shown.title}: {shown.subtitle}"),
         heading=_t(shown.title), subtitle=_t(shown.subtitle), tone=shown.tone, badge=_t(shown.badge),
         verdict=_t(shown.verdict), facts=_pairs(shown.facts), contents=_contents(shown),
         sections="\n".join(_section(section) for section in shown.sections), signed=_t(shown.signed),
+        note=_t(shown.note),
     )  # fmt: skip
     return text.encode()
 

@@ -18,7 +18,7 @@ class NotAcceptable(ServiceError):
 
     status: ClassVar[int] = 406
     type = "not-acceptable"
-    title = "The report does not come in a format that the Accept header allows"
+    title = "It does not come in a format that the Accept header allows"
     mend = "Accept application/json, text/html or application/pdf, or name one: ?format=json, html or pdf."
 
 

@@ -39,12 +39,15 @@ UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 def render(issued: Issued) -> bytes:
     """The file. Its time stamp is when the job finished, began or was made, whichever is known first."""
-    shown = page(issued)
-    moment = _moment(issued.document)
+    return file_of(page(issued), f"Report {issued.digest[:16]}", _moment(issued.document))
+
+
+def file_of(shown: Page, footer: str, moment: int) -> bytes:
+    """A page as a file with a time stamp, in seconds since the epoch."""
     try:
-        return _typeset(_as_data(shown, issued.digest, IN_THE_FONTS), moment)
+        return _typeset(_as_data(shown, footer, IN_THE_FONTS), moment)
     except typst.TypstError:  # a sequence of signs that the fonts know one by one but not together
-        return _typeset(_as_data(shown, issued.digest, PLAIN), moment)
+        return _typeset(_as_data(shown, footer, PLAIN), moment)
     finally:
         _clear_memory()
 
@@ -73,12 +76,12 @@ def _moment(document: Document) -> int:
     return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
 
 
-def _as_data(shown: Page, digest: str, known: re.Pattern[str]) -> dict[str, Any]:
+def _as_data(shown: Page, footer: str, known: re.Pattern[str]) -> dict[str, Any]:
     """The page as plain values; every text printable."""
     whole = asdict(shown)
     for section, drawn in zip(shown.sections, whole["sections"], strict=True):
         drawn["blocks"] = [_block(block) for block in section.blocks]
-    whole["footer"] = f"Report {digest[:16]}"
+    whole["footer"] = footer
     readable = _each_text(whole, lambda text: _printable(text, known))
     return {**readable, "colours": palette()}
 

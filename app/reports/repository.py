@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Row, select, tuple_
 from sqlalchemy.orm import Session
 
-from app.tables import Adapter, BatchMember, Job, Report, Request, ServedModel
+from app.tables import Adapter, BatchMember, Certificate, Job, Report, Request, ServedModel
 
 
 def of_job(session: Session, job_id: uuid.UUID) -> Report | None:
@@ -57,6 +57,14 @@ def concluded(
     if after is not None:
         statement = statement.where(tuple_(Job.finished_at, Job.id) > tuple_(*after))
     return session.execute(statement).all()
+
+
+def certificates(
+    session: Session, job_id: uuid.UUID, after: uuid.UUID | None, limit: int
+) -> Sequence[Certificate]:
+    """Certificates of what a job erased, in the order of their requests, behind `after`."""
+    statement = select(Certificate).where(Certificate.job_id == job_id).order_by(Certificate.request_id).limit(limit)
+    return session.scalars(statement if after is None else statement.where(Certificate.request_id > after)).all()
 
 
 def add(session: Session, report: Report) -> None:

@@ -1,4 +1,5 @@
-"""What the service knows of report documents. Their full JSON Schema is `schema_v1.json` beside this file."""
+"""What the service knows of report documents. Their full JSON Schemas are `schema_v2.json`, and `schema_v1.json` of
+those that were issued before, beside this file."""
 
 from __future__ import annotations
 
@@ -10,8 +11,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-SCHEMA = "grail.report/1"
-SCHEMA_FILE = Path(__file__).with_name("schema_v1.json")
+SCHEMA = "grail.report/2"
+FIRST_SCHEMA = "grail.report/1"
+SCHEMA_FILES = {SCHEMA: "schema_v2.json", FIRST_SCHEMA: "schema_v1.json"}
+"""Every schema that a report may have, the newest first."""
 
 Document = Mapping[str, Any]
 
@@ -37,19 +40,26 @@ class Issued:
     digest: str
     state: str  # the job's state now
     replicas: tuple[Mapping[str, Any], ...]  # those that have not acknowledged the active version
+    approvals: tuple[Mapping[str, Any], ...] = ()  # what officers decided
+    audit_position: Mapping[str, Any] | None = None  # of its leaf in the audit log
 
 
-@lru_cache(maxsize=1)
-def json_schema() -> dict[str, Any]:
-    """The published JSON Schema of `grail.report/1`."""
-    schema: dict[str, Any] = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
+@lru_cache(maxsize=len(SCHEMA_FILES))
+def json_schema(name: str = SCHEMA) -> dict[str, Any]:
+    """The published JSON Schema of that name. Raises KeyError."""
+    path = Path(__file__).with_name(SCHEMA_FILES[name])
+    schema: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return schema
 
 
 def openapi_schema() -> dict[str, Any]:
-    """The same with every reference put in place: inside an OpenAPI document `#/$defs` would point elsewhere."""
-    whole = json_schema()
-    definitions = whole["$defs"]
+    """All of them, with every reference put in place."""
+    return {"oneOf": [in_place(json_schema(name)) for name in SCHEMA_FILES]}
+
+
+def in_place(whole: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema with every reference put in place: inside an OpenAPI document `#/$defs` would point elsewhere."""
+    definitions = whole.get("$defs", {})
 
     def resolved(part: Any) -> Any:
         if isinstance(part, list):

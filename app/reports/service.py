@@ -1,6 +1,7 @@
 """Rules of reports: issued once per job as canonical bytes under their digest, checked whenever they are read.
 
-What can change after the issue (which replicas have not acknowledged) is added at reading, outside the digest.
+What can change after the issue (replicas that have not acknowledged, what officers decided, the leaf's place in the
+audit log) is added at reading, outside the digest.
 """
 
 from __future__ import annotations
@@ -14,19 +15,22 @@ from sqlalchemy.orm import Session
 
 from app.adapters.service import unacknowledged_replicas
 from app.audit.service import record
+from app.audit_log.places import leaf_about, place_of
 from app.auth import Principal
 from app.errors import Conflict, NotFound
 from app.ids import new_id
 from app.jobs import repository as jobs
+from app.jobs.approvals import decisions
 from app.lifecycle import JobState
 from app.reports import repository
-from app.reports.schemas import SCHEMA, Document, Issued
+from app.reports.schemas import SCHEMA, SCHEMA_FILES, Document, Issued
 from app.storage import BlobDamaged, BlobStore
 from app.tables import Job, Report
 from app.trust.canonical import canonical, digest
 
-LATE = "replicas_not_acknowledged"
-"""The one key that is filled in at reading."""
+LATE = ("replicas_not_acknowledged", "approvals", "audit_position")
+"""Keys that are filled in at reading."""
+ISSUED = "report.issued"
 EXCERPT = (
     "This is an excerpt for one requester: other people's requests and examples are left out; figures per domain cover "
     "all of them."
@@ -54,9 +58,9 @@ class ReportDamaged(BlobDamaged):
 
 def store(document: Document, blobs: BlobStore) -> str:
     """Keep a document as canonical bytes; its digest. Raises ValueError for another schema, StorageFull."""
-    if document.get("schema") != SCHEMA:
+    if document.get("schema") not in SCHEMA_FILES:
         raise ValueError(f"the document's schema must be {SCHEMA}")
-    return blobs.put(canonical({key: value for key, value in document.items() if key != LATE}))
+    return blobs.put(canonical({key: value for key, value in document.items() if key not in LATE}))
 
 
 def register(session: Session, job_id: uuid.UUID, digest: str) -> Report:
@@ -75,7 +79,7 @@ def register(session: Session, job_id: uuid.UUID, digest: str) -> Report:
         if job is None or job.state is not JobState.RUNNING:
             raise Conflict("the job's report is issued and can not be changed")
         report.digest = digest
-    record(session, "report.issued", subject_id=str(report.id), job_id=str(job_id), digest=digest)
+    record(session, ISSUED, subject_id=str(report.id), job_id=str(job_id), digest=digest)
     return report
 
 
@@ -92,16 +96,21 @@ def read(session: Session, job_id: uuid.UUID, who: Principal, blobs: BlobStore) 
     report = repository.of_job(session, job.id)
     if report is None:
         raise ReportMissing(str(job.state), job.stage)
-    document = _load(report.digest, blobs)
+    document = load(report.digest, blobs)
     if who.owner is not None:
         own = repository.requests_of(session, job, who.owner)
         document = excerpt(document, {str(request_id) for request_id in own})
-    return Issued(document, report.digest, str(job.state), _replicas(session, job))
+    return _issued(session, report, job, document)
 
 
 def as_issued(session: Session, report: Report, job: Job, blobs: BlobStore) -> Issued:
     """The whole report of a job as it stands now, for whoever may see all of it. Raises ReportDamaged."""
-    return Issued(_load(report.digest, blobs), report.digest, str(job.state), _replicas(session, job))
+    return _issued(session, report, job, load(report.digest, blobs))
+
+
+def late(issued: Issued) -> dict[str, Any]:
+    """What is added at reading."""
+    return dict(zip(LATE, (list(issued.replicas), list(issued.approvals), issued.audit_position), strict=True))
 
 
 def excerpt(document: Document, own: Collection[str]) -> dict[str, Any]:
@@ -130,13 +139,14 @@ def entity_tag(issued: Issued, shown: str) -> str:
     """The ETag of a representation: the digest alone for the JSON document as it was issued, else with a mark of what
     differs from that."""
     complete = digest(issued.document) == issued.digest
-    if shown == "json" and complete and not issued.replicas:
+    if shown == "json" and complete and not any(late(issued).values()):
         return f'"{issued.digest}"'
-    mark = digest([shown, issued.state, list(issued.replicas), digest(issued.document)])
+    mark = digest([shown, issued.state, late(issued), digest(issued.document)])
     return f'"{issued.digest}.{mark[:12]}"'
 
 
-def _load(report_digest: str, blobs: BlobStore) -> dict[str, Any]:
+def load(report_digest: str, blobs: BlobStore) -> dict[str, Any]:
+    """A document as it was issued. Raises ReportDamaged."""
     try:
         document: dict[str, Any] = json.loads(blobs.get(report_digest))
     except (BlobDamaged, NotFound):
@@ -144,5 +154,11 @@ def _load(report_digest: str, blobs: BlobStore) -> dict[str, Any]:
     return document
 
 
-def _replicas(session: Session, job: Job) -> tuple[dict[str, Any], ...]:
-    return tuple(unacknowledged_replicas(session, job.served_model_id))
+def _issued(session: Session, report: Report, job: Job, document: Document) -> Issued:
+    """`document` as things stand now."""
+    return Issued(
+        document, report.digest, str(job.state),
+        replicas=tuple(unacknowledged_replicas(session, job.served_model_id)),
+        approvals=decisions(session, job.id),
+        audit_position=place_of(session, leaf_about(session, ISSUED, str(report.id))),
+    )  # fmt: skip

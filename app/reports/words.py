@@ -144,6 +144,39 @@ def moment(text: str | None) -> str:
     return found.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
+def due(due_at: str | None, ended: str | None) -> str:
+    """When a request is due, and how many days of its clock were left when the job had ended: `due 2026-12-20, 25 days
+    left at the end`."""
+    if not due_at:
+        return ""
+    day = f"due {moment(due_at)[:10]}"
+    if not ended:
+        return day
+    left = (datetime.fromisoformat(due_at) - datetime.fromisoformat(ended)).total_seconds() / 86_400
+    return f"{day}, {counted(int(abs(left)), 'day')} {'left' if left >= 0 else 'late'} at the end"
+
+
+def drawn(ability: Mapping[str, Any]) -> str:
+    """Which questions general ability was measured with."""
+    return (
+        f"{ability['drawn']:,} of {counted(ability['questions'], 'multiple-choice question')} of the file, drawn with "
+        f"the seed {ability['seed']}: the share whose right choice is the most likely one. The change is of the same "
+        "questions, pair by pair."
+    )
+
+
+def place(found: Mapping[str, Any] | None) -> str:
+    """Where a leaf stands in the audit log."""
+    return "no number in the log yet" if found is None else f"leaf {found['position']:,} of the log"
+
+
+def checkpoint(found: Mapping[str, Any] | None) -> tuple[str, str | None]:
+    """A signed checkpoint in words, and its root."""
+    if found is None:
+        return "none covers it yet", None
+    return f"over {counted(found['size'], 'leaf', 'leaves')}", found["root"]
+
+
 def version_name(adapter: Mapping[str, Any]) -> str:
     """`version 42`."""
     return f"version {adapter['version']}"

@@ -106,11 +106,12 @@ def as_expected(session: DbSession, name: ModelName, who: Operator, if_match: If
     responses={
         200: {"headers": ETAG},
         **WRITE,
-        **problem_responses(PreconditionFailed, Unprocessable, service.PolicyRefused),
+        **problem_responses(PreconditionFailed, Unprocessable, service.PolicyRefused, service.PathRefused),
     },
 )
 def patch_model(
     session: DbSession,
+    request: Request,
     name: ModelName,
     response: Response,
     ask: ModelPatch,
@@ -119,7 +120,8 @@ def patch_model(
 ) -> ModelView:
     """Change the policy (merged field by field) or the prompt template."""
     now = datetime.now(UTC)
-    return _tagged(response, service.show(session, service.patch(session, name, ask, who, now), who, now))
+    model = service.patch(session, name, ask, who, request.app.state.settings, now)
+    return _tagged(response, service.show(session, model, who, now))
 
 
 @router.post("/{name}/breaker/close", responses={**READ, **problem_responses(Forbidden)})

@@ -122,6 +122,12 @@ class Policy(BaseModel):
     approvals_required: int = Field(
         1, ge=1, le=2, description="Different officers who must; 2 asks for approval whatever `require_approval` is."
     )
+    ability_file: PathText | None = Field(
+        None,
+        description="JSON lines of multiple-choice questions (`question`, `choices`, `answer` as an index) below one "
+        "of the roots of GRAIL_MODEL_ROOTS: each job answers them before and after, for the report's general ability.",
+    )
+    ability_questions: int = Field(200, ge=1, le=10_000, description="How many of them are drawn, at most.")
     unlearn: Unlearn = Field(default_factory=UnlearnConfig)
     gate: GateConfig = Field(default_factory=GateConfig)
 

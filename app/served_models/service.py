@@ -46,6 +46,7 @@ from grail.types import Role, Segment
 
 CHUNK = 500
 """Items written at once."""
+MAX_QUESTIONS_BYTES = 64 << 20
 MAX_CONTEXT_TOKENS = 2**31 - 1
 RUN_JOB = "grail.run_job"
 
@@ -105,6 +106,19 @@ def _inside(path: Path, settings: Settings) -> Path:
     return found
 
 
+def questions_in(policy: Policy, settings: Settings) -> Policy:
+    """The policy with the place of its file of questions, links resolved. Raises PathRefused unless that is a file
+    below one of the allowed roots."""
+    if policy.ability_file is None:
+        return policy
+    found = _inside(Path(policy.ability_file), settings)
+    if not os.path.isfile(found) or os.path.getsize(found) > MAX_QUESTIONS_BYTES:
+        most = f"{MAX_QUESTIONS_BYTES >> 20} MiB"
+        mend = f"Name a file of JSON lines, of at most {most}, below a root of GRAIL_MODEL_ROOTS."
+        raise PathRefused(f"there is no such file {found.name[:64]} at that path", mend=mend)
+    return policy.model_copy(update={"ability_file": str(found)})
+
+
 def not_ended(session: Session, path: Path, settings: Settings) -> Path:
     """The path, unless it is that of a stored version which holds what was erased or has not passed its gate. Raises
     PathRefused."""
@@ -160,7 +174,7 @@ def create(session: Session, ask: ModelCreate, who: Principal, settings: Setting
     model = ServedModel(
         name=ask.name, base_model_path=str(base), base_model_digest=digest, prompt_template=ask.prompt_template,
         reference_adapter_path=str(reference) if reference else None, context_tokens=tokens,
-        policy=ask.policy.model_dump(mode="json"), alias_revision=0,
+        policy=questions_in(ask.policy, settings).model_dump(mode="json"), alias_revision=0,
     )  # fmt: skip
     session.add(model)
     session.flush()
@@ -187,7 +201,7 @@ def view(model: ServedModel, active: Adapter | None, who: Principal, now: dateti
         base_model_digest=model.base_model_digest,
         reference_adapter_path=model.reference_adapter_path if sees_paths else None,
         prompt_template=model.prompt_template, context_tokens=model.context_tokens,
-        policy=Policy.model_validate(model.policy), active_adapter=shown,
+        policy=_shown(Policy.model_validate(model.policy), sees_paths=sees_paths), active_adapter=shown,
         alias_revision=model.alias_revision, created_at=model.created_at, updated_at=model.updated_at,
         breaker=BreakerView(
             state=breaker.state(model, now), failures=model.breaker_failures, opened_at=model.breaker_opened_at,
@@ -195,6 +209,10 @@ def view(model: ServedModel, active: Adapter | None, who: Principal, now: dateti
         ),
         etag=entity_tag(model.xmin),
     )  # fmt: skip
+
+
+def _shown(policy: Policy, *, sees_paths: bool) -> Policy:
+    return policy if sees_paths else policy.model_copy(update={"ability_file": None})
 
 
 def named(session: Session, name: str, *, lock: bool = False) -> ServedModel:
@@ -257,9 +275,11 @@ def expect(session: Session, name: str, if_match: str) -> None:
     require_match(if_match, entity_tag(named(session, name, lock=True).xmin))
 
 
-def patch(session: Session, name: str, ask: ModelPatch, who: Principal, now: datetime) -> ServedModel:
+def patch(
+    session: Session, name: str, ask: ModelPatch, who: Principal, settings: Settings, now: datetime
+) -> ServedModel:
     """Change policy or template. Jobs that are queued keep the settings they were made with. Raises NotFound,
-    PolicyRefused."""
+    PolicyRefused, PathRefused."""
     model = named(session, name, lock=True)
     if ask.policy is not None:
         present = Policy.model_validate(model.policy)
@@ -267,10 +287,13 @@ def patch(session: Session, name: str, ask: ModelPatch, who: Principal, now: dat
         if isinstance(asked := ask.policy.get("unlearn"), dict):
             full["unlearn"] = present.unlearn.changed(asked)
         try:
-            model.policy = Policy.model_validate(merged(full, ask.policy)).model_dump(mode="json")
+            wanted = Policy.model_validate(merged(full, ask.policy))
         except ValidationError as error:
             problems = problems_of(error.errors())
             raise PolicyRefused(f"{problems[0]['field']}: {problems[0]['problem']}", errors=problems) from None
+        if wanted.ability_file != present.ability_file:
+            wanted = questions_in(wanted, settings)
+        model.policy = wanted.model_dump(mode="json")
     if ask.prompt_template is not None:
         model.prompt_template = ask.prompt_template
     model.updated_at = now

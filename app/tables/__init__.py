@@ -7,6 +7,7 @@ from app.tables.base import Base
 from app.tables.batch import Batch, BatchExample, BatchMember, BatchReason
 from app.tables.bulk import Import, ImportForm, ImportState
 from app.tables.bundle import Attestation, Bundle
+from app.tables.certificate import Certificate
 from app.tables.event import Event
 from app.tables.example import Example, ExampleDomain
 from app.tables.idempotency import Idempotency
@@ -35,6 +36,7 @@ __all__ = [
     "BatchMember",
     "BatchReason",
     "Bundle",
+    "Certificate",
     "Checkpoint",
     "Delivery",
     "DeliveryState",

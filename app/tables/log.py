@@ -64,6 +64,7 @@ class Checkpoint(Base):
     __table_args__ = (
         CheckConstraint("size > 0", name="size_is_positive"),
         CheckConstraint("octet_length(root) = 32", name="root_is_sha256"),
+        Index("ix_checkpoint_size_id", "size", "id"),
     )
 
 

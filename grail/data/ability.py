@@ -18,11 +18,14 @@ import ast
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 LETTERS = ("A", "B", "C", "D")
+
+PROBES = "probes"
+"""The task of questions of one's own."""
 
 BLANK = "  _  ."
 """How a sentence to be completed ends in RACE."""
@@ -93,6 +96,16 @@ def load_task(directory: Path, task: str) -> list[Question]:
     path = directory / name
     if not path.is_file():
         raise AbilityDataMissing(task, path)
+    return _questions(path, task, put)
+
+
+def load_probes(path: Path) -> list[Question]:
+    """All questions of a file of one's own: JSON lines with `question`, `choices`, `answer` (the right choice's index
+    from 0) and, where it has parts, `subject`. Put as ARC's are. Raises BadQuestion, OSError."""
+    return _questions(path, PROBES, put_probe)
+
+
+def _questions(path: Path, task: str, put: Callable[[Mapping[str, Any]], Put]) -> list[Question]:
     questions = []
     for line, row in _rows(path):
         try:
@@ -184,6 +197,12 @@ def put_mmlu(row: Mapping[str, Any]) -> Put:
     about = f"The following are multiple choice questions (with answers) about {subject.replace('_', ' ')}.\n\n"
     context = f"{about}{_text(row, 'question').strip()}\n{listed}Answer:"
     return Put(subject, context, LETTERS, _answer(row, choices))
+
+
+def put_probe(row: Mapping[str, Any]) -> Put:
+    """A question of one's own, which asks for the choice's words; its subject may be named."""
+    subject = _text(row, "subject") if "subject" in row else None
+    return replace(put_arc(row), subject=subject)
 
 
 def put_arc(row: Mapping[str, Any]) -> Put:

@@ -31,6 +31,7 @@ ROLES: dict[tuple[str, str], frozenset[str]] = {
     ("POST", "/v1/requests"): ANYONE,
     ("GET", "/v1/requests"): ANYONE,
     ("GET", "/v1/requests/{request_id}"): ANYONE,
+    ("GET", "/v1/requests/{request_id}/certificate"): ANYONE,
     ("DELETE", "/v1/requests/{request_id}"): ANYONE,  # its owner or an officer: see the tests of requests
     ("POST", "/v1/requests/{request_id}/hold"): STEWARD,  # a legal one: officers, see the tests of holds
     ("POST", "/v1/requests/{request_id}/resume"): STEWARD,

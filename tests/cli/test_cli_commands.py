@@ -233,9 +233,9 @@ def test_a_published_job_is_watched_to_its_end_and_its_report_is_fetched(
     watched = grail("jobs", "watch", job_id)
     assert "published" in watched.out and "min_cus" in watched.out and "91.25" in watched.out
     monkeypatch.chdir(tmp_path)
-    assert grail("jobs", "report", job_id).json["schema"] == "grail.report/1"
+    assert grail("jobs", "report", job_id).json["schema"] == "grail.report/2"
     grail("jobs", "report", job_id, "--format", "json", "--out", "mine.json")
-    assert json.loads((tmp_path / "mine.json").read_text())["schema"] == "grail.report/1"
+    assert json.loads((tmp_path / "mine.json").read_text())["schema"] == "grail.report/2"
     grail("jobs", "report", job_id, "--format", "html")
     assert (tmp_path / f"report-{job_id}.html").read_text().lstrip().lower().startswith("<!doctype html")
 

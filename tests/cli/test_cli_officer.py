@@ -73,6 +73,6 @@ def test_a_year_in_numbers_and_the_reports_of_a_period(
     assert "MEDIAN DAYS" in said and "privacy" in said
     day, out = f"{now:%Y-%m-%d}", tmp_path / "reports.zip"
     grail("jobs", "reports", "--from", day, "--to", day, "--out", out)
-    assert zipfile.ZipFile(out).namelist() == [f"reports/{job_id}.json", "index.csv"]
+    assert zipfile.ZipFile(out).namelist() == [f"reports/{job_id}.json", "certificates.csv", "index.csv"]
     grail("jobs", "reports", "--from", day, "--to", "2001-01-01", "--out", tmp_path / "none.zip", expect=1)
     assert [path.name for path in tmp_path.glob("*none*")] == []

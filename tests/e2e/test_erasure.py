@@ -16,9 +16,11 @@ from pathlib import Path
 import numpy as np
 import psycopg
 import pytest
+from jsonschema import Draft202012Validator
 from sqlalchemy import make_url, select, text
 from tokenizers import Tokenizer
 
+from app.certificates.schemas import json_schema
 from app.config import load_settings
 from app.db import Database, transaction
 from app.retention.service import remove
@@ -32,6 +34,10 @@ from tests.e2e.service import Service
 from tests.e2e.test_kills import slow_policy
 from tests.fixtures.facts import END, FRUIT, PEOPLE, PLACE, TEMPLATE, WORKS, YEAR, body
 
+QUESTIONS = [
+    {"question": f"Which comes after {n}?", "choices": [str(n + 1), str(n + 2), str(n - 1)], "answer": 0}
+    for n in range(1, 13)
+]
 CANARY, PLAIN = "Quincestreet", "Medlarlane"
 
 
@@ -65,6 +71,9 @@ def test_requests_become_a_published_version_that_forgot_and_retained(
     assert set(preview["would_batch"]) == {request["id"] for request in requests}
     assert preview["obstacle"] is None
 
+    questions = taught / "questions.jsonl"
+    questions.write_text("".join(json.dumps(one) + "\n" for one in QUESTIONS))
+    service.call("operator", "PATCH", "/v1/models/tiny", json={"policy": {"ability_file": str(questions)}})
     job = service.call("operator", "POST", "/v1/jobs", 202, json={"served_model": "tiny"})
     ended = service.job_ended(job["id"])
     assert ended["state"] == "published", [check for check in ended["verdict"]["checks"] if not check["ok"]]
@@ -99,13 +108,34 @@ def test_requests_become_a_published_version_that_forgot_and_retained(
     assert after[PLACE.format("Bo")] == PEOPLE["Bo"][0]
 
 
+def test_the_requester_gets_a_certificate_by_itself(service: Service) -> None:
+    job = service.call("operator", "GET", "/v1/jobs", params={"served_model": "tiny"})["items"][-1]
+    for request_id in service.call("operator", "GET", f"/v1/jobs/{job['id']}")["request_ids"]:
+        place = f"/v1/requests/{request_id}/certificate"
+        deadline = time.monotonic() + 60
+        while (answer := service.clients["requester"].get(place)).status_code != 200:
+            assert answer.json()["type"] == "urn:grail:problem:no-certificate"
+            assert time.monotonic() < deadline, "the control worker's ring issues it"
+            time.sleep(0.1)
+        found = answer.json()
+        Draft202012Validator(json_schema()).validate(found)
+        assert (found["request"]["outcome"], found["model"]["adapter"]["version"]) == ("forgotten", 2)
+        assert found["not_retestable_after"] and found["clock"]["in_time"]
+        assert not [place for place, _ in PEOPLE.values() if place in answer.text]
+        pdf = service.clients["requester"].get(place, params={"format": "pdf"})
+        assert pdf.content.startswith(b"%PDF-")
+
+
 def test_the_report_of_the_job_is_there_in_every_format(service: Service) -> None:
     job = service.call("operator", "GET", "/v1/jobs", params={"served_model": "tiny"})["items"][-1]
     report = service.call("officer", "GET", job["report"])
-    assert report["schema"] == "grail.report/1"
+    assert report["schema"] == "grail.report/2"
     assert report["gate"]["ok"] is True
     assert set(report["metrics"]) == {"privacy", "copyright"}
     assert PEOPLE["Ada"][0] not in str(report)
+    ability = report["general_ability"]
+    assert (ability["drawn"], ability["not_measured"]) == (len(QUESTIONS), None)
+    assert ability["after"]["value"] - ability["before"]["value"] == pytest.approx(ability["change"]["value"])
     client = service.clients["officer"]
     page = client.get(job["report"], params={"format": "html"})
     assert page.status_code == 200 and page.text.startswith("<!doctype html>")

@@ -270,14 +270,17 @@ def files(ground: Ground) -> list[str]:
     known = {Path(row["directory"]).name for row in rows}
     there = {path.name for path in (ground.data / "adapters").iterdir()} if rows else set()
     said = [f"adapters/{name} belongs to no version" for name in sorted(there - known)]
-    named = "SELECT digest FROM report UNION ALL SELECT contents_digest FROM bundle WHERE contents_digest IS NOT NULL"
+    named = (
+        "SELECT digest FROM report UNION ALL SELECT digest FROM certificate "
+        "UNION ALL SELECT contents_digest FROM bundle WHERE contents_digest IS NOT NULL"
+    )
     reports = {row["digest"] for row in ground.rows(named)}
     for path in sorted((ground.data / "artifacts").rglob("*")):
         inner = path.relative_to(ground.data / "artifacts")
         if path.name.startswith(".") or inner.parts[-1].endswith(".partial"):
             said.append(f"artifacts/{inner} is left of something that never ended")
         elif path.is_file() and not path.suffix and path.name not in reports:
-            said.append(f"artifacts/{inner} is no job's report or bundle")
+            said.append(f"artifacts/{inner} is no job's report, certificate or bundle")
     return said + [f"scratch/{path.name} is left of a job that is over" for path in (ground.data / "scratch").glob("*")]
 
 

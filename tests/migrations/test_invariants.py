@@ -29,6 +29,11 @@ A_BUNDLE = """
         SELECT gen_random_uuid(), id, repeat('ab', 32), 'grail.report/1' FROM job LIMIT 1;
     INSERT INTO bundle (report_id) SELECT id FROM report
 """
+A_CERTIFICATE = """
+    INSERT INTO certificate (id, request_id, job_id, digest, schema_version, audit_id, issued_at)
+        SELECT gen_random_uuid(), request.id, job.id, repeat('ab', 32), 'grail.certificate/1', 1, now()
+        FROM request, job
+"""
 HASH = "decode(repeat('ab', 32), 'hex')"
 A_LEAF = "INSERT INTO log_leaf VALUES"
 FIRST_COLUMN = {"audit": "created_at", "log_leaf": "position", "log_node": "level", "checkpoint": "size"}
@@ -102,6 +107,9 @@ ILLEGAL = [
     (f"{A_BUNDLE}; UPDATE bundle SET assembled_at = now(), digest = 'd', log_size = 1, checkpoint = 'c', proofs = 'p'",
      "ck_bundle_assembled_is_whole"),
     (f"{A_BUNDLE}; INSERT INTO bundle (report_id) SELECT report_id FROM bundle", "pk_bundle"),
+    (f"{A_CERTIFICATE}; {A_CERTIFICATE}", "uq_certificate_request_id"),
+    (f"{A_CERTIFICATE}; UPDATE certificate SET request_id = gen_random_uuid()", "fk_certificate_request_id_request"),
+    (f"{A_CERTIFICATE}; UPDATE certificate SET job_id = gen_random_uuid()", "fk_certificate_job_id_job"),
     ("INSERT INTO attestation (adapter_id, name, body) VALUES (gen_random_uuid(), 'n', 'b')",
      "fk_attestation_adapter_id_adapter"),
     ("UPDATE request SET state = 'lost'", "invalid input value for enum request_state"),
@@ -135,6 +143,7 @@ LEGAL = [
     f"{A_BUNDLE}; UPDATE bundle SET sealed_at = now(), contents_digest = 'd', statement = 's', seal = 's', "
     "audit_ids = '{1,2}', assembled_at = now(), digest = 'd', log_size = 1, checkpoint = 'c', proofs = 'p'",
     f"{A_LEAF} (0, 1, {HASH}), (1, 2, {HASH})",
+    A_CERTIFICATE,
 ]
 
 

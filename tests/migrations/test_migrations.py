@@ -16,6 +16,7 @@ from app import schema
 from app.audit_log.sequencing import number_all
 from app.auth import Role as KeyRole
 from app.bundles import repository as bundles
+from app.certificates import repository as certificates
 from app.db import Database, transaction
 from app.lifecycle import JobState, RequestState
 from app.tables import (
@@ -292,4 +293,40 @@ def test_reports_from_before_are_owed_a_bundle_and_a_broken_upgrade_is_begun_aga
     schema.upgrade(database_url)
     with db.session_factory() as session:
         assert len(bundles.owed(session, datetime.now(UTC), 10)) == 1
+    db.dispose()
+
+
+def test_erasures_from_before_are_owed_a_certificate_and_a_broken_upgrade_is_begun_again(
+    database_url: str, tmp_path: Path
+) -> None:
+    fill(database_url, tmp_path)
+    db = Database(database_url)
+    with transaction(db) as session:
+        session.execute(text("UPDATE job SET state = 'published', finished_at = now()"))
+        session.execute(
+            text(
+                "UPDATE request SET state = 'published', completed_at = now(), "
+                "outcome = jsonb_build_object('job_id', (SELECT id FROM job))"
+            )
+        )
+        session.execute(
+            text(
+                "INSERT INTO report (id, job_id, digest, schema_version) "
+                "SELECT gen_random_uuid(), id, repeat('ab', 32), 'grail.report/1' FROM job"
+            )
+        )
+    before = described(database_url)
+    for made in ("ix_report_not_certified", "ix_checkpoint_size_id"):
+        schema.downgrade(database_url, "0021")
+        schema.upgrade(database_url)
+        assert described(database_url) == before
+        with transaction(db) as session:
+            session.execute(text("UPDATE alembic_version SET version_num = '0021'"))
+            session.execute(text(f"DROP INDEX {made}"))
+        schema.upgrade(database_url)
+        assert described(database_url) == before
+    with db.session_factory() as session:
+        (report_id,) = certificates.owed(session, datetime.now(UTC), 10)
+        _, job = certificates.report_and_job(session, report_id)
+        assert len(certificates.uncertified(session, job, 10)) == 1
     db.dispose()

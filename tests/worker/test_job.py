@@ -240,7 +240,7 @@ def test_a_worker_that_lost_its_job_stores_no_report(floor: Floor, monkeypatch: 
     inputs = SimpleNamespace(job_id=job_id)
     outcome = SimpleNamespace(result=SimpleNamespace(requests={}))
     with pytest.raises(LeaseLost):
-        worker_job._hand_in(floor.db, floor.settings, inputs, 2, None, outcome, None)  # type: ignore[arg-type]
+        worker_job._hand_in(floor.db, floor.settings, inputs, 2, None, outcome, None, None)  # type: ignore[arg-type]
 
 
 def never(*_: Any, **__: Any) -> None:

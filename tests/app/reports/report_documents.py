@@ -14,7 +14,8 @@ from pypdf import PdfReader
 from app.reports.schemas import Issued
 from app.trust.canonical import digest
 
-SAMPLE = Path(__file__).resolve().parents[2] / "fixtures" / "report_document.json"
+FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
+SAMPLE, SAMPLE_OF_BEFORE = FIXTURES / "report_document.json", FIXTURES / "report_document_v1.json"
 FORGET_GROUPS = ("forget", "forget_paraphrase", "forget_unrequested")
 BEHIND = {"replica_id": "edge-7", "version": 41, "acknowledged_at": "2026-11-23T10:00:00+00:00"}
 
@@ -54,11 +55,16 @@ def text_of_pdf(content: bytes) -> str:
     return " ".join(text.replace("\u200b", "").split()).replace("- ", "-")
 
 
-def sample() -> dict[str, Any]:
+def sample(path: Path = SAMPLE) -> dict[str, Any]:
     """A published job: two privacy and two copyright requests, as the document was issued."""
-    document: dict[str, Any] = json.loads(SAMPLE.read_text(encoding="utf-8"))
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     del document["replicas_not_acknowledged"]
     return document
+
+
+def of_before() -> dict[str, Any]:
+    """The same as it was issued before there were controls and general ability in it."""
+    return sample(SAMPLE_OF_BEFORE)
 
 
 def issued(document: dict[str, Any], state: str = "published", *replicas: dict[str, Any]) -> Issued:

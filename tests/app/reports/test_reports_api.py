@@ -9,12 +9,22 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
-from report_documents import rejected_for_a_request, sample, text_of_html, text_of_pdf
+from report_documents import of_before, rejected_for_a_request, sample, text_of_html, text_of_pdf
+from sqlalchemy import select
 
+from app.audit.service import record
+from app.audit_log.checkpoints import issue as sign_log
+from app.audit_log.sequencing import number_all
+from app.db import transaction
+from app.keys import repository as key_rows
 from app.lifecycle import JobState
 from app.main import create_app
-from app.reports.schemas import json_schema
+from app.reports.schemas import FIRST_SCHEMA, json_schema
+from app.reports.service import LATE, store
+from app.storage import FileStore
+from app.tables import ServedModel
 from app.trust.canonical import canonical, digest
+from tests.app.bundles.concluded import signing
 
 FORMATS = ("json", "html", "pdf")
 MEDIA = {"json": "application/json", "html": "text/html; charset=utf-8", "pdf": "application/pdf"}
@@ -41,10 +51,11 @@ def text_of(answer: Any) -> str:
 def test_json_is_the_document_and_checks_against_its_digest(make_job, get):
     answer = get(make_job(sample()))
     served = answer.json()
-    assert served.pop("replicas_not_acknowledged") == []
+    late = {name: served.pop(name) for name in LATE}
+    assert late == {"replicas_not_acknowledged": [], "approvals": [], "audit_position": None}
     assert served == sample()
     assert answer.headers["etag"] == f'"{hashlib.sha256(canonical(served)).hexdigest()}"'
-    assert answer.content == canonical({**served, "replicas_not_acknowledged": []})
+    assert answer.content == canonical({**served, **late})
     Draft202012Validator(json_schema()).validate(answer.json())
 
 
@@ -182,7 +193,6 @@ def test_nobody_reads_without_a_key(client, make_job):
 
 def test_other_peoples_jobs_and_unknown_jobs_look_the_same(client, make_job, get, db, keys):
     from app.auth import Role
-    from app.db import transaction
     from app.keys.service import create_key
 
     with transaction(db) as session:
@@ -227,3 +237,84 @@ def test_the_openapi_document_shows_formats_errors_and_a_schema_that_holds(setti
     Draft202012Validator.check_schema(schema)
     Draft202012Validator(schema).validate(get(make_job(sample())).json())
     assert {p["name"] for p in operation["parameters"]} == {"job_id", "format", "if-none-match"}
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_a_report_from_before_is_read_as_it_was_issued(make_job, get, format_):
+    job_id = make_job(of_before())
+    answer = get(job_id, format_)
+    assert digest(of_before()) in answer.headers["etag"]
+    if format_ == "json":
+        served = answer.json()
+        Draft202012Validator(json_schema(FIRST_SCHEMA)).validate(served)
+        assert {name: value for name, value in served.items() if name not in LATE} == of_before()
+        assert not Draft202012Validator(json_schema()).is_valid(served)
+    else:
+        shown = text_of(answer)
+        assert "Controls (the same run with random regions, and with none): not run." in shown
+        assert "General ability: not measured" in shown and "EDPB Opinion 28/2024" in shown
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_what_officers_decide_is_told_beside_the_report_and_changes_the_tag(make_job, get, client, keys, db, format_):
+    job_id = make_job(sample(), JobState.AWAITING_APPROVAL)
+    with transaction(db) as session:
+        session.scalars(select(ServedModel)).one().policy = {"approvals_required": 2}
+    before = get(job_id, format_)
+    assert client.post(f"/v1/jobs/{job_id}/approve", headers=keys.header("officer")).status_code == 200
+    approved = get(job_id, format_)
+    said = {"reason": "The intervals are too wide to sign off."}
+    assert client.post(f"/v1/jobs/{job_id}/refuse", headers=keys.header("admin"), json=said).status_code == 200
+    refused = get(job_id, format_)
+    tags = {answer.headers["etag"] for answer in (before, approved, refused)}
+    assert len(tags) == 3 and all(digest(sample()) in tag for tag in tags)
+    assert "intervals are too wide" not in text_of(refused)
+    if format_ == "json":
+        found = refused.json()
+        Draft202012Validator(json_schema()).validate(found)
+        assert [(one["decision"], one["role"]) for one in found["approvals"]] == [
+            ("approved", "officer"), ("refused", "admin"),
+        ]  # fmt: skip
+        assert approved.json()["approvals"] == found["approvals"][:1] and before.json()["approvals"] == []
+    else:
+        assert "approved officer" in text_of(approved) and "refused admin" in text_of(refused)
+        assert "No officer has decided" in text_of(before)
+
+
+def test_approvals_from_before_these_had_rows_are_told_from_the_trail(make_job, get, db, keys):
+    job_id = make_job(sample(), JobState.PUBLISHED)
+    with transaction(db) as session:
+        officer = key_rows.by_prefix(session, keys.officer.split("_")[1])
+        record(session, "job.approved", subject_id=job_id, key_id=str(officer.id))
+        named = str(officer.id)
+    (found,) = get(job_id).json()["approvals"]
+    assert (found["decision"], found["key_id"], found["role"]) == ("approved", named, "officer")
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_the_place_in_the_audit_log_is_told_once_there_is_one_and_stays(make_job, get, db, settings, format_):
+    job_id = make_job(sample())
+    before = get(job_id, format_)
+    number_all(db)
+    numbered = get(job_id, format_)
+    sign_log(db, signing(settings))
+    signed = get(job_id, format_)
+    with transaction(db) as session:
+        record(session, "job.queued", subject_id=job_id)
+    number_all(db)
+    sign_log(db, signing(settings))
+    assert get(job_id, format_).headers["etag"] == signed.headers["etag"], "the first checkpoint over it stays"
+    assert len({answer.headers["etag"] for answer in (before, numbered, signed)}) == 3
+    place = get(job_id).json()["audit_position"]
+    Draft202012Validator(json_schema()).validate(get(job_id).json())
+    if format_ == "json":
+        assert numbered.json()["audit_position"] == {"position": place["position"], "checkpoint": None}
+    else:
+        assert "no number in the log yet" in text_of(before)
+        assert f"leaf {place['position']}" in text_of(signed) and place["checkpoint"]["root"] in text_of(signed)
+
+
+def test_what_is_filled_in_at_reading_is_never_part_of_the_digest(settings):
+    late = {"replicas_not_acknowledged": [{}], "approvals": [{}], "audit_position": {"position": 1}}
+    assert set(late) == set(LATE)
+    assert store(sample() | late, FileStore(settings.artifacts_dir)) == digest(sample())

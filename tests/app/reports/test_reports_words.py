@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, FormatChecker, ValidationError
-from report_documents import VARIANTS, in_base_only, sample
+from report_documents import VARIANTS, in_base_only, infinite_perplexity, sample, unfinished
 
-from app.reports import words
+from app.reports import prongs, words
 from app.reports.negotiation import NotAcceptable, choose
 from app.reports.schemas import SCHEMA, Format, json_schema
 
@@ -131,7 +131,7 @@ def harms() -> dict[str, Any]:
     harm("a figure without its n", lambda d: d["metrics"]["privacy"]["forget"]["success"]["after"].pop("n"))
     harm("half an interval", lambda d: d["metrics"]["privacy"]["retain"]["success"]["after"].update(interval=[1.0]))
     harm("another outcome", lambda d: d["examples"][0].update(outcome="perhaps"))
-    harm("another schema", lambda d: d.update(schema="grail.report/2"))
+    harm("another schema", lambda d: d.update(schema="grail.report/1"))
     harm("a share beyond one", lambda d: d["regions"]["op_ur"].update(share=1.1))
     return found
 
@@ -140,3 +140,50 @@ def harms() -> dict[str, Any]:
 def test_what_does_not_belong_does_not_fit_the_schema(validator, harm):
     with pytest.raises(ValidationError):
         validator.validate(harms()[harm])
+
+
+def test_each_question_of_the_opinion_has_its_figures_with_n_and_what_was_not_tested():
+    document = sample()
+    for domain, groups in document["metrics"].items():
+        found = prongs.figures(document, domain, prongs.EXTRACTION)
+        ratio = next(one for one in found if one["measure"] == prongs.PPL_RATIO)
+        cells = groups["forget"]["perplexity"]
+        assert ratio["after"] == cells["after"]["value"] / cells["reference"]["value"]
+        assert (ratio["reference"], ratio["interval"]) == (1.0, None)
+        for one in found + prongs.figures(document, domain, prongs.QUERIES):
+            assert one["n"] > 0
+            if one["measure"] != prongs.PPL_RATIO:
+                cell = groups[one["group"]][one["measure"]]["after"]
+                assert (one["after"], one["n"], one["interval"]) == (cell["value"], cell["n"], cell["interval"])
+        asked = {(one["group"], one["measure"]) for one in prongs.figures(document, domain, prongs.QUERIES)}
+        assert ("forget", "rouge_l_free") in asked and ("forget_paraphrase", "fact_in_answer") in asked
+    said = " ".join(prongs.not_tested(document, document["metrics"], prongs.EXTRACTION))
+    assert "gradients" in said and "membership inference" in said
+    assert prongs.NO_FREE not in prongs.not_tested(document, document["metrics"], prongs.QUERIES)
+
+
+def test_what_a_report_lacks_of_a_question_is_said_to_be_not_tested():
+    document = unfinished()
+    for groups in document["metrics"].values():
+        groups.pop("forget_paraphrase")
+    said = prongs.not_tested(document, document["metrics"], prongs.QUERIES)
+    assert prongs.NOTHING in said and prongs.figures(document, "privacy", prongs.QUERIES) == []
+    nothing = in_base_only()
+    for prong in prongs.TITLES:
+        assert prongs.not_tested(nothing, nothing["metrics"], prong)[0] == prongs.NOTHING
+    endless = prongs.figures(infinite_perplexity(), "privacy", prongs.EXTRACTION)
+    assert {one["measure"]: one["after"] for one in endless}["perplexity"] == "inf"
+
+
+@pytest.mark.parametrize(
+    ("due", "ended", "said"),
+    [
+        ("2026-12-20T09:10:00Z", "2026-11-24T10:04:41Z", "due 2026-12-20, 25 days left at the end"),
+        ("2026-11-25T12:00:00Z", "2026-11-24T10:04:41Z", "due 2026-11-25, 1 day left at the end"),
+        ("2026-11-20T09:10:00Z", "2026-11-24T10:04:41Z", "due 2026-11-20, 4 days late at the end"),
+        ("2026-11-20T09:10:00Z", None, "due 2026-11-20"),
+        (None, "2026-11-24T10:04:41Z", ""),
+    ],
+)
+def test_the_clock_of_a_request_says_what_was_left_when_the_job_had_ended(due, ended, said):
+    assert words.due(due, ended) == said

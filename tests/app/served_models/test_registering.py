@@ -257,3 +257,35 @@ def test_the_documented_example_names_its_fields_as_the_service_does(shared: Flo
     document = shared.caller.call("requester", "GET", "/openapi.json")
     example = document["components"]["schemas"]["ModelCreate"]["examples"][0]
     assert shared.caller.refused("operator", "POST", PATH, json=example) == (422, "path-refused")
+
+
+def questions(directory: Path) -> Path:
+    path = directory / "questions.jsonl"
+    path.write_text('{"question": "Which one floats?", "choices": ["lead", "wood"], "answer": 1}\n')
+    return path
+
+
+def test_a_file_of_questions_is_named_in_the_policy_and_hidden_from_requesters(floor: Floor) -> None:
+    path = questions(floor.directory)
+    made = floor.register("asked", ability_file=str(path), ability_questions=50)
+    assert (made["policy"]["ability_file"], made["policy"]["ability_questions"]) == (str(path), 50)
+    (floor.directory / "alias.jsonl").symlink_to(path)
+    place = f"{PATH}/asked"
+    body = {"policy": {"ability_file": str(floor.directory / "alias.jsonl")}}
+    assert floor.caller.call("operator", "PATCH", place, json=body)["policy"]["ability_file"] == str(path)
+    assert floor.caller.call("requester", "GET", place)["policy"]["ability_file"] is None
+    path.unlink()
+    said = floor.caller.call("operator", "PATCH", place, json={"policy": {"window_seconds": 5}})
+    assert said["policy"]["ability_file"] == str(path), "what does not change it is not held up by it"
+    assert floor.caller.call("operator", "PATCH", place, json={"policy": {"ability_file": None}})
+
+
+@pytest.mark.parametrize(
+    "path", ["{root}", "{root}/gone.jsonl", "/etc/passwd", "{root}/../../etc/passwd", "{root}/out"]
+)
+def test_a_file_of_questions_outside_of_the_roots_or_that_is_none_is_refused(floor: Floor, path: str) -> None:
+    (floor.directory / "out").symlink_to("/etc/passwd")
+    body = {"policy": {"ability_file": path.format(root=floor.directory)}}
+    assert floor.caller.refused("operator", "PATCH", f"{PATH}/people", json=body) == (422, "path-refused")
+    made = floor.registration("fresh", policy=body["policy"])
+    assert floor.caller.refused("operator", "POST", PATH, json=made) == (422, "path-refused")

@@ -1,0 +1,1 @@
+"""Certificates of erasure: one for each request that is done, issued once."""
