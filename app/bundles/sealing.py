@@ -40,22 +40,13 @@ from app.reports.schemas import Issued
 from app.reports.service import as_issued
 from app.storage import BlobDamaged, BlobStore, FileStore
 from app.tables import Adapter, Bundle
-from app.trust.bundle import Placed, assemble, contents, digests, prove, scores_of, seal_fields
+from app.trust.bundle import Placed, archive, assemble, contents, digests, prove, scores_of, seal_fields
 from app.trust.canonical import canonical
 from app.trust.commitments import new_salt
 from app.trust.dsse import sign_statement
 from app.trust.keys import Signer
 from app.trust.statement import about_report
-from app.trust.verify import (
-    MAX_BUNDLE_BYTES,
-    REPORT,
-    SCORES,
-    SEAL,
-    Rejected,
-    archive,
-    check_figures,
-    check_manifests,
-)
+from app.trust.verify import MAX_BUNDLE_BYTES, REPORT, SEAL, Rejected, check_report
 
 EARLIER_MOST = 8
 """Of the newest checkpoints, and of those of the newest bundles, that a bundle has proofs from."""
@@ -188,10 +179,8 @@ def _manifest(adapter: Adapter | None) -> bytes | None:
 
 def _check(files: dict[str, bytes]) -> None:
     """What an auditor's program will say of the files. Raises BundleRefused."""
-    report = json.loads(files[REPORT])
     try:
-        check_figures(report, json.loads(files[SCORES]))
-        check_manifests(files, report["model"])
+        check_report(files)
     except Rejected as error:
         raise BundleRefused(str(error), kind=error.kind) from None
     if sum(map(len, files.values())) > MAX_BUNDLE_BYTES - WRAPPERS_BYTES:

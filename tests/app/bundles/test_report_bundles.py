@@ -26,6 +26,7 @@ from app.db import Database, transaction
 from app.orphans import service as orphans
 from app.tables import Bundle, Report
 from app.trust import verify as standalone
+from app.trust.bundle import archive
 from app.trust.keys import Ed25519Signer
 from app.trust.verify import CODES, parse_log, read_bundle, verify
 from grail.config import UnlearnConfig
@@ -124,11 +125,11 @@ def test_files_changed_in_a_sound_archive_are_named(floor: Floor) -> None:
     drive(floor)
     files = read_bundle(fetched(floor, job_id))
     for name in sorted(set(files) - {"statement.json", "checkpoint", "log.json"}):
-        changed = standalone.archive({**files, name: files[name][:-1] + bytes([files[name][-1] ^ 1])})
+        changed = archive({**files, name: files[name][:-1] + bytes([files[name][-1] ^ 1])})
         wrong = [one for one in verify(changed, SIGNER.vkey, None, None) if one.ok is False]
         assert [one.kind for one in wrong] == ["content-changed"] and name in wrong[0].said
     (path := directory_of(floor) / "adapter_model.safetensors").write_bytes(path.read_bytes() + b"x")
-    assert "adapter-differs" in {one.kind for one in verify(standalone.archive(files), SIGNER.vkey, path.parent, None)}
+    assert "adapter-differs" in {one.kind for one in verify(archive(files), SIGNER.vkey, path.parent, None)}
 
 
 def test_a_rejected_candidate_has_its_bundle_too(floor: Floor) -> None:
