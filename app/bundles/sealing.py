@@ -17,7 +17,7 @@ import json
 import uuid
 import zipfile
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,17 @@ from app.reports.schemas import Issued
 from app.reports.service import as_issued
 from app.storage import BlobDamaged, BlobStore, FileStore
 from app.tables import Adapter, Bundle
-from app.trust.bundle import Placed, archive, assemble, contents, digests, prove, scores_of, seal_fields
+from app.trust.bundle import (
+    Placed,
+    archive,
+    assemble,
+    blinded_report,
+    contents,
+    digests,
+    prove,
+    scores_of,
+    seal_fields,
+)
 from app.trust.canonical import canonical
 from app.trust.commitments import new_salt
 from app.trust.dsse import sign_statement
@@ -154,11 +164,12 @@ def _make(found: Found) -> Made:
     try:
         own = {str(one["id"]) for one in document["requests"]}
         scores = scores_of(document, salt, held_out_of(document), own)
+        shown = replace(issued, document=blinded_report(document, salt))
     except (ValueError, KeyError, TypeError):
         raise BundleRefused("the report's examples and figures do not go together", kind="report-malformed") from None
     files = contents(
-        report=canonical(document), scores=scores, events=[row.leaf for row in found.events],
-        new=_manifest(found.new), old=_manifest(found.old), pdf=pdf.render(issued), html=html.render(issued),
+        report=canonical(shown.document), scores=scores, events=[row.leaf for row in found.events],
+        new=_manifest(found.new), old=_manifest(found.old), pdf=pdf.render(shown), html=html.render(shown),
     )  # fmt: skip
     _check(files)
     return Made(issued, files, tuple(row.id for row in found.events), salt)

@@ -1,6 +1,6 @@
 """The bundle of a report, `report.zip`: what an auditor needs to check it without us. Read by `app.trust.verify`.
 
-    report.json       the report, canonical JSON       | named with their SHA-256
+    report.json       the report, ids of items blinded | named with their SHA-256
     report.pdf/.html  the same for people              | by the signed statement
     scores.json       what its figures rest on         |
     events.jsonl      the requests' leaves in the log  |
@@ -55,10 +55,9 @@ KEPT = ("domain", "before", "after", "reference")
 def scores_of(
     document: Mapping[str, Any], salt: bytes, held_out: Collection[str] = (), own: Collection[str] = ()
 ) -> bytes:
-    """`scores.json` from a report's examples: every item's scores under ids that are blinded with `salt`, in the
-    order in
-    which the intervals are drawn. `held_out` are ids of retain items that were not trained on; items keep the request
-    they came with where it is one of `own`, the requests that the report shows."""
+    """`scores.json` from a report's examples: every item's scores under ids that are blinded with `salt`, in the order
+    in which the intervals are drawn. `held_out` are ids of retain items that were not trained on; items keep the
+    request they came with where it is one of `own`, the requests that the report shows."""
     items = [
         {
             "id": blinded(salt, "example", example["id"]),
@@ -70,6 +69,20 @@ def scores_of(
         for example in document["examples"]
     ]
     return canonical({"schema": SCORES_SCHEMA, "items": items})
+
+
+def blinded_report(document: Mapping[str, Any], salt: bytes) -> dict[str, Any]:
+    """The report as a bundle shows it: items and subjects have the ids that `scores_of` gives them with the same salt,
+    and stand in the order of these, so that neither ids nor places lead back to the service's rows."""
+    items = [
+        {
+            **example,
+            "id": blinded(salt, "example", example["id"]),
+            "subject_id": blinded(salt, "subject", example["subject_id"]),
+        }
+        for example in document["examples"]
+    ]
+    return {**document, "examples": sorted(items, key=lambda item: str(item["id"]))}
 
 
 def groups_of(example: Mapping[str, Any], held_out: Collection[str]) -> list[str]:
