@@ -27,6 +27,7 @@ FINGERPRINTS = 7_311_004
 
 HOLDER_AND_MODEL = f"""
 SELECT k.role, {OPEN_NOW_SQL}, m.id, m.base_model_path, m.prompt_template, m.context_tokens, m.policy,
+    m.content_keyed_at IS NOT NULL,
     pg_advisory_xact_lock_shared({MODELS}, CASE WHEN %(shared)s THEN hashtext(m.id::text) END),
     pg_advisory_xact_lock({FINGERPRINTS}, hashtext(coalesce(k.holder_id, k.id)::text || %(fingerprint)s))
 FROM key k LEFT JOIN served_model m ON m.name = %(model)s
@@ -49,20 +50,24 @@ SELECT
     )
 """
 
+IS_KEYED = "SELECT content_keyed_at IS NOT NULL FROM served_model WHERE id = %(model)s"
+
 STORE = "SELECT store_request_2(%(requests)s::json, %(examples)s::json, %(leaves)s::json, %(events)s::json)"
 
 TARGET_AND_TERMS = """
-SELECT m.id, m.base_model_path, m.prompt_template, m.context_tokens, m.policy, request_terms_1(m)
+SELECT m.id, m.base_model_path, m.prompt_template, m.context_tokens, m.policy,
+    m.content_keyed_at IS NOT NULL, request_terms_2(m)
 FROM served_model m WHERE m.name = %(model)s
 """
 
 RECEIVE = """
-SELECT receive_request_2(
-    %(key)s::uuid, %(model)s::uuid, %(terms)s, %(fingerprint)s, %(digests)s::text[],
+SELECT receive_request_3(
+    %(key)s::uuid, %(model)s::uuid, %(terms)s, %(held)s, %(fingerprint)s, %(digests)s::text[],
     %(requests)s::json, %(examples)s::json, %(leaves)s::json, %(events)s::json
 )
 """
-"""What `HOLDER_AND_MODEL`, `ASKED_BEFORE` and `STORE` do one after the other. The functions are migration 0019's."""
+"""What `HOLDER_AND_MODEL`, `ASKED_BEFORE` and `STORE` do one after the other. The functions are migrations 0019's
+and 0023's."""
 
 PLAIN_COLUMNS = (
     "id", "served_model_id", "domain", "state", "subject_reference", "legal_basis", "client_reference", "note",
@@ -83,6 +88,7 @@ class Target:
     prompt_template: str
     context_tokens: int
     policy: dict[str, Any]
+    is_keyed: bool
 
 
 def holder_and_model(
@@ -94,7 +100,13 @@ def holder_and_model(
     row = session.connection().exec_driver_sql(HOLDER_AND_MODEL, values).one_or_none()
     if row is None:
         return None, None
-    return KeyRole(row[0]) if row[1] else None, None if row[2] is None else Target(*row[2:7])
+    return KeyRole(row[0]) if row[1] else None, None if row[2] is None else Target(*row[2:8])
+
+
+def is_keyed(session: Session, model_id: uuid.UUID) -> bool:
+    """Whether a model's digests are keyed by now."""
+    found = session.connection().exec_driver_sql(IS_KEYED, {"model": model_id}).scalar_one()
+    return bool(found)
 
 
 def asked_before(
@@ -110,7 +122,7 @@ def asked_before(
 def target_and_terms(connection: Connection, name: str) -> tuple[Target, str] | None:
     """The served model of that name, and a digest of what requests are checked against."""
     row = connection.exec_driver_sql(TARGET_AND_TERMS, {"model": name}).one_or_none()
-    return None if row is None else (Target(*row[:5]), row[5])
+    return None if row is None else (Target(*row[:6]), row[6])
 
 
 def receive(
@@ -118,15 +130,18 @@ def receive(
     key_id: uuid.UUID,
     model_id: uuid.UUID,
     terms: str,
+    held: str,
     fingerprint: str,
     digests: Sequence[str],
     rows: Mapping[str, str],
 ) -> str | None:
-    """Insert a request with all that belongs to it (`as_json`), in a transaction of its own, and its revision; None,
+    """Insert a request with all that belongs to it (`as_json`), in a transaction of its own, and its revision. `held`
+    is what calls for the same hold alone: the fingerprint as `HOLDER_AND_MODEL` has it, which is never stored. None,
     with nothing inserted, where the key does not open, the model is another, the same is asked already or some of it
     stands."""
     values = {
-        "key": key_id, "model": model_id, "terms": terms, "fingerprint": fingerprint, "digests": list(digests), **rows,
+        "key": key_id, "model": model_id, "terms": terms, "held": held, "fingerprint": fingerprint,
+        "digests": list(digests), **rows,
     }  # fmt: skip
     row = connection.execute(RECEIVE, values).fetchone()
     revision: str | None = row and row[0]

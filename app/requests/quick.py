@@ -67,14 +67,16 @@ def submit(
     if known is None:
         return None
     try:
-        asked = intake.prepare(payload, known.target, who, now, due_days=due_days, policy=known.policy)
+        asked = intake.prepare(
+            payload, known.target, who, now, db.codec(), due_days=due_days, policy=known.policy
+        )
     except ServiceError:
         return None
-    assert asked.request.fingerprint is not None  # noqa: S101 - something is to be forgotten
+    assert asked.held and asked.request.fingerprint  # noqa: S101 - something is to be forgotten
     note(request_id=asked.request.id, model=payload.served_model)
     with at_once(db, changes=True) as connection:
         revision = repository.receive(
-            connection, who.shown, known.target.id, known.terms, asked.request.fingerprint,
+            connection, who.shown, known.target.id, known.terms, asked.held, asked.request.fingerprint,
             intake.forgotten(asked.entries), intake.as_json(intake.rows_of(asked, {}, now, db.codec())),
         )  # fmt: skip
     if revision is None:
