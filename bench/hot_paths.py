@@ -22,6 +22,7 @@ from app.auth import Principal, Role
 from app.batches import repository as batch_rows
 from app.batches import service as batches
 from app.config import load_settings
+from app.envelope.columns import codec_of
 from app.events import repository as event_rows
 from app.events import service as events
 from app.events.positions import START, Position
@@ -170,7 +171,7 @@ def others(filled: Filled, who: Known) -> dict[str, Path]:
     return {
         "submit": lambda s: requests.submit(s, asked, who.owner, now, due_days=30),
         "store in bulk": lambda s: bulk.add(s, [requests.prepare(
-            asked, known_model(s, "model-003"), who.owner, now, due_days=30)], who.owner.key_id, now),
+            asked, known_model(s, "model-003"), who.owner, now, codec_of(s), due_days=30)], who.owner.key_id, now),
         "withdraw": lambda s: requests.withdraw(s, _pending_of(s), who.officer, now),
         "forgotten_digests": lambda s: repository.forgotten_digests(s, who.model_id, who.digests),
         "duplicates": lambda s: repository.duplicates(s, who.request_id, RequestState.COUNTERED),

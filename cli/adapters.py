@@ -12,6 +12,8 @@ import httpx
 import typer
 
 from app.adapters.files import MANIFEST, VersionDamaged, verify_version
+from app.trust.keys import KeyUnusable
+from app.trust.model_signature import SIGNATURE, NotSigned, check_model
 from cli.failures import CommandFailed
 from cli.remote import Key, Url, at, connect
 from cli.show import AsJson, hint, show_fields, show_json, show_table, when
@@ -52,10 +54,14 @@ def download(
     reason: Annotated[
         str | None, typer.Option(help="Needed for a superseded version (officer): at least 10 characters.")
     ] = None,
+    model_key: Annotated[
+        Path | None, typer.Option(help="Public key (PEM) that the version's model.sig has to verify with.")
+    ] = None,
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """Download a version as a PEFT directory and check every file against its manifest. Leaves a receipt."""
+    """Download a version as a PEFT directory and check every file against its manifest, and with --model-key against
+    its signature. Leaves a receipt."""
     out.mkdir(parents=True, exist_ok=True)
     with connect(url, key).stream(at("models", model, "adapters", version, "download"), reason=reason) as answer:
         name = answer.headers["content-disposition"].partition('filename="')[2].removesuffix('.tar"')
@@ -67,6 +73,8 @@ def download(
         shutil.rmtree(partial, ignore_errors=True)
         try:
             _unpack(answer, partial, name)
+            if model_key is not None:
+                _check_signature(partial / name, model_key)
             (partial / name).rename(out / name)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -91,6 +99,22 @@ def _unpack(answer: httpx.Response, partial: Path, name: str) -> None:
         raise CommandFailed("what arrived is not a whole adapter version", again) from None
     except VersionDamaged as error:
         raise CommandFailed(error.detail, again) from None
+
+
+def _check_signature(directory: Path, model_key: Path) -> None:
+    """Raises CommandFailed where a version is not signed, or not by this key."""
+    try:
+        signature = (directory / SIGNATURE).read_bytes()
+    except FileNotFoundError:
+        raise CommandFailed(
+            "this version is not signed",
+            "It takes a minute after it was published; `grail doctor` says what is missing.",
+        ) from None
+    manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    try:
+        check_model(signature, model_key.read_bytes(), {one["file"]: one["sha256"] for one in manifest["files"]})
+    except (NotSigned, KeyUnusable, OSError) as error:
+        raise CommandFailed(str(error), "Compare the key with the one that the service's officer gave you.") from None
 
 
 @adapters.command()

@@ -76,13 +76,13 @@ def download_adapter(
     session: DbSession, name: ModelName, version: Version, who: Anyone,
     reason: Annotated[Reason | None, Query(description="Needed for a superseded version.")] = None,
 ) -> StreamingResponse:  # fmt: skip
-    """The PEFT directory as a tar: unpack it and hand it to `PeftModel.from_pretrained`. Leaves a receipt, which is
-    committed before the first byte leaves."""
+    """The PEFT directory as a tar, with `model.sig` once the version is signed: unpack it and hand it to
+    `PeftModel.from_pretrained`. Leaves a receipt, which is committed before the first byte leaves."""
     adapter = service.ready_to_download(session, name, version, who, reason)
-    directory = Path(adapter.directory)
-    chunks: Iterator[bytes] = tar_stream(directory, adapter.name)
+    directory, signature = Path(adapter.directory), service.signature_of(session, adapter)
+    chunks: Iterator[bytes] = tar_stream(directory, adapter.name, signature)
     headers = {
-        "Content-Length": str(tar_size(directory)),
+        "Content-Length": str(tar_size(directory, signature)),
         "Content-Disposition": f'attachment; filename="{adapter.name}.tar"',
         "ETag": f'"{adapter.digest}"',
     }

@@ -23,6 +23,7 @@ from app.adapters.headers import TensorInfo, read_header, read_model_headers, we
 from app.errors import ServiceError, StorageFull, Unprocessable
 from app.storage import sync_directory
 from app.trust.canonical import digest as canonical_digest
+from app.trust.model_signature import SIGNATURE
 
 CONFIG, WEIGHTS, MANIFEST = "adapter_config.json", "adapter_model.safetensors", "manifest.json"
 FORBIDDEN = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
@@ -296,23 +297,31 @@ def has_weights(directory: Path) -> bool:
     return (directory / WEIGHTS).exists()
 
 
-def tar_size(directory: Path) -> int:
+def tar_size(directory: Path, signature: bytes | None = None) -> int:
     """Length in bytes of the archive that `tar_stream` yields."""
-    return sum(512 + -(-path.stat().st_size // 512) * 512 for path in _members(directory)) + 1024
+    sizes = [path.stat().st_size for path in _members(directory)] + ([] if signature is None else [len(signature)])
+    return sum(512 + -(-size // 512) * 512 for size in sizes) + 1024
 
 
-def tar_stream(directory: Path, name: str) -> Iterator[bytes]:
-    """A tar of the PEFT directory under `name`/, chunk by chunk: memory does not grow with the weights."""
+def tar_stream(directory: Path, name: str, signature: bytes | None = None) -> Iterator[bytes]:
+    """A tar of the PEFT directory under `name`/, with its signature where there is one, chunk by chunk: memory does not
+    grow with the weights."""
     for path in _members(directory):
         size = path.stat().st_size
-        info = tarfile.TarInfo(f"{name}/{path.name}")
-        info.size, info.mode = size, 0o644
-        yield info.tobuf(tarfile.USTAR_FORMAT)
+        yield _header(f"{name}/{path.name}", size)
         with path.open("rb") as file:
             while chunk := file.read(CHUNK):
                 yield chunk
         yield b"\0" * (-size % 512)
+    if signature is not None:
+        yield _header(f"{name}/{SIGNATURE}", len(signature)) + signature + b"\0" * (-len(signature) % 512)
     yield b"\0" * 1024
+
+
+def _header(name: str, size: int) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o644
+    return info.tobuf(tarfile.USTAR_FORMAT)
 
 
 def _members(directory: Path) -> list[Path]:

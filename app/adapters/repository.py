@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.lifecycle import JobState
 from app.requests.repository import alone
-from app.tables import Adapter, AdapterState, Job, Replica, ServedModel
+from app.tables import Adapter, AdapterState, Attestation, Job, Replica, ServedModel
 
 AT_WORK = (JobState.RUNNING, JobState.EVALUATED, JobState.AWAITING_APPROVAL)
 
@@ -109,3 +109,9 @@ def replica(session: Session, model_id: uuid.UUID, replica_id: str) -> Replica |
     return session.scalars(
         select(Replica).where(Replica.served_model_id == model_id, Replica.replica_id == replica_id)
     ).one_or_none()
+
+
+def attested(session: Session, adapter_id: uuid.UUID, name: str) -> bytes | None:
+    """What was signed about a version under this name."""
+    statement = select(Attestation.body).where(Attestation.adapter_id == adapter_id, Attestation.name == name)
+    return session.scalars(statement).one_or_none()

@@ -17,6 +17,7 @@ from app.audit.service import record
 from app.auth import Principal, Role
 from app.errors import BadRequest, Conflict, Forbidden, Gone, NotFound
 from app.tables import Adapter, AdapterDownload, AdapterState, Job, Replica, ServedModel
+from app.trust.model_signature import SIGNATURE
 
 REASON_MIN_CHARS = 10
 
@@ -227,6 +228,11 @@ def ready_to_download(session: Session, name: str, version: int, who: Principal,
         reason_digest=_digest(reason),
     )  # fmt: skip
     return adapter
+
+
+def signature_of(session: Session, adapter: Adapter) -> bytes | None:
+    """The `model.sig` of a version; None before it is signed."""
+    return repository.attested(session, adapter.id, SIGNATURE)
 
 
 def acknowledge(

@@ -137,18 +137,18 @@ def audit_file(file: IO[bytes], given: Sequence[Key] | None = None) -> Audited:
     if head.get("format") != export.FORMAT:
         raise NotAnExport
     try:
-        ring = given or parse_keys(head["keys"], unsafe=True)
+        ring = given or parse_keys(_text(head, "keys"), unsafe=True)
     except Rejected as error:
         raise NotAnExport(str(error)) from None
     faults: list[str] = []
-    notes = [head["checkpoint"].encode()]
-    notes += [line["checkpoint"].encode() for line in _parsed_lines(file) if "checkpoint" in line]
+    notes = [_text(head, "checkpoint").encode()]
+    notes += [_text(line, "checkpoint").encode() for line in _parsed_lines(file) if "checkpoint" in line]
     signed = opened(notes, ring, faults)
     file.seek(0)
     file.readline(MOST_LINE_BYTES)
     found = recompute(_leaves_of(_parsed_lines(file)), signed)
     found.checkpoints = sum(map(len, signed.values()))
-    if (found.leaves, found.root.hex()) != (head["size"], head["root"]):
+    if (found.leaves, found.root.hex()) != (head.get("size"), head.get("root")):
         found.say("the leaves are not those that the head of the file names")
     for fault in faults:
         found.say(fault)
@@ -185,6 +185,14 @@ def _parsed(line: bytes) -> dict[str, Any]:
         raise NotAnExport("a line is no JSON") from None
     if not isinstance(found, dict):
         raise NotAnExport("a line is no object")
+    return found
+
+
+def _text(line: Mapping[str, Any], name: str) -> str:
+    """A field of a line that has to be text, without halves of signs. Raises NotAnExport."""
+    found = line.get(name)
+    if not isinstance(found, str) or found.encode(errors="replace").decode() != found:
+        raise NotAnExport("a line has another form")
     return found
 
 

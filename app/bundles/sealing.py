@@ -17,7 +17,7 @@ import json
 import uuid
 import zipfile
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,22 +40,23 @@ from app.reports.schemas import Issued
 from app.reports.service import as_issued
 from app.storage import BlobDamaged, BlobStore, FileStore
 from app.tables import Adapter, Bundle
-from app.trust.bundle import Placed, assemble, contents, digests, prove, scores_of, seal_fields
+from app.trust.bundle import (
+    Placed,
+    archive,
+    assemble,
+    blinded_report,
+    contents,
+    digests,
+    prove,
+    scores_of,
+    seal_fields,
+)
 from app.trust.canonical import canonical
 from app.trust.commitments import new_salt
 from app.trust.dsse import sign_statement
 from app.trust.keys import Signer
 from app.trust.statement import about_report
-from app.trust.verify import (
-    MAX_BUNDLE_BYTES,
-    REPORT,
-    SCORES,
-    SEAL,
-    Rejected,
-    archive,
-    check_figures,
-    check_manifests,
-)
+from app.trust.verify import MAX_BUNDLE_BYTES, REPORT, SEAL, Rejected, check_report
 
 EARLIER_MOST = 8
 """Of the newest checkpoints, and of those of the newest bundles, that a bundle has proofs from."""
@@ -163,11 +164,12 @@ def _make(found: Found) -> Made:
     try:
         own = {str(one["id"]) for one in document["requests"]}
         scores = scores_of(document, salt, held_out_of(document), own)
+        shown = replace(issued, document=blinded_report(document, salt))
     except (ValueError, KeyError, TypeError):
         raise BundleRefused("the report's examples and figures do not go together", kind="report-malformed") from None
     files = contents(
-        report=canonical(document), scores=scores, events=[row.leaf for row in found.events],
-        new=_manifest(found.new), old=_manifest(found.old), pdf=pdf.render(issued), html=html.render(issued),
+        report=canonical(shown.document), scores=scores, events=[row.leaf for row in found.events],
+        new=_manifest(found.new), old=_manifest(found.old), pdf=pdf.render(shown), html=html.render(shown),
     )  # fmt: skip
     _check(files)
     return Made(issued, files, tuple(row.id for row in found.events), salt)
@@ -188,10 +190,8 @@ def _manifest(adapter: Adapter | None) -> bytes | None:
 
 def _check(files: dict[str, bytes]) -> None:
     """What an auditor's program will say of the files. Raises BundleRefused."""
-    report = json.loads(files[REPORT])
     try:
-        check_figures(report, json.loads(files[SCORES]))
-        check_manifests(files, report["model"])
+        check_report(files)
     except Rejected as error:
         raise BundleRefused(str(error), kind=error.kind) from None
     if sum(map(len, files.values())) > MAX_BUNDLE_BYTES - WRAPPERS_BYTES:

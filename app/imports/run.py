@@ -45,7 +45,7 @@ CHECKS = 3
 NAMES_KEPT = 1000
 """Names of served models, also of such as there are none, that one import remembers."""
 
-Basis = tuple[str, str, int, dict[str, Any]]
+Basis = tuple[str, str, int, dict[str, Any], bool]
 log = structlog.get_logger(__name__)
 
 
@@ -226,7 +226,7 @@ class _Work:
             return row.faults_of([{"field": "served_model", "problem": UnknownServedModel.title}])
         try:
             return prepare(
-                row.payload, model, self.taken.owner, self.taken.received_at,
+                row.payload, model, self.taken.owner, self.taken.received_at, self.db.codec(),
                 due_days=self.settings.request_due_days, sorts_at=self.taken.received_at,
             )  # fmt: skip
         except Unprocessable as error:
@@ -262,7 +262,9 @@ class _Work:
 
 def _basis(model: ServedModel) -> Basis:
     """What of a served model its rows are checked against."""
-    return model.base_model_path, model.prompt_template, model.context_tokens, dict(model.policy)
+    return (
+        model.base_model_path, model.prompt_template, model.context_tokens, dict(model.policy), model.is_keyed,
+    )  # fmt: skip
 
 
 def _problems(error: Unprocessable) -> list[dict[str, Any]]:

@@ -7,13 +7,24 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, func, select, tuple_
+from sqlalchemy import Row, Select, func, or_, select, tuple_
 from sqlalchemy.orm import Session, aliased
 
 from app.lifecycle import JobState, RequestState
-from app.tables import Job, Report, Request, ServedModel
+from app.tables import (
+    Adapter,
+    AdapterDownload,
+    AdapterRecipient,
+    AdapterState,
+    Job,
+    Replica,
+    Report,
+    Request,
+    ServedModel,
+)
 
 again = aliased(Request)
+Current = aliased(Adapter)
 BEING_REINSTATED = select(again.id).where(again.original_id == Request.id, again.completed_at.is_(None)).exists()
 """Decided about: it waits for a job."""
 
@@ -62,6 +73,62 @@ def due(
     if after is not None:
         statement = statement.where(tuple_(Request.due_at, Request.id) > tuple_(*after))
     return session.execute(statement.order_by(Request.due_at, Request.id).limit(limit)).all()
+
+
+def to_be_told(session: Session, model: str | None, after: uuid.UUID | None, limit: int) -> Sequence[Row[Any]]:
+    """Superseded versions that somebody has who was not told and does not serve a newer one, oldest first."""
+    shown: tuple[Any, ...] = (Adapter.id, Adapter.version, Adapter.state, Adapter.superseded_at, ServedModel.name)
+    statement = (
+        select(*shown)
+        .join(ServedModel, ServedModel.id == Adapter.served_model_id)
+        .where(Adapter.state == AdapterState.SUPERSEDED, Adapter.superseded_at.is_not(None), or_(_key(), _replica()))
+        .order_by(Adapter.id)
+        .limit(limit)
+    )
+    if model is not None:
+        statement = statement.where(Adapter.served_model_id == _model_id(model))
+    return session.execute(statement if after is None else statement.where(Adapter.id > after)).all()
+
+
+def _key() -> Any:
+    """A key downloaded the version, was not told, and not all of its replicas serve a newer one (or it has none)."""
+    serves = (
+        select(func.min(Current.version))
+        .join(Replica, Replica.adapter_id == Current.id)
+        .where(Replica.key_id == AdapterDownload.key_id, Replica.served_model_id == Adapter.served_model_id)
+        .correlate(Adapter, AdapterDownload)
+        .scalar_subquery()
+    )
+    told = select(AdapterRecipient.id).where(
+        AdapterRecipient.adapter_id == Adapter.id, AdapterRecipient.key_id == AdapterDownload.key_id,
+        AdapterRecipient.notified_at.is_not(None),
+    )  # fmt: skip
+    return (
+        select(AdapterDownload.id)
+        .where(
+            AdapterDownload.adapter_id == Adapter.id, ~told.correlate(Adapter, AdapterDownload).exists(),
+            func.coalesce(serves, 0) <= Adapter.version,
+        )
+        .correlate(Adapter)
+        .exists()
+    )  # fmt: skip
+
+
+def _replica() -> Any:
+    """A replica serves the version or did, was not told, and serves no newer one."""
+    had = (AdapterRecipient.adapter_id == Adapter.id) & (AdapterRecipient.replica_id == Replica.id)
+    return (
+        select(Replica.id)
+        .join(Current, Current.id == Replica.adapter_id)
+        .outerjoin(AdapterRecipient, had)
+        .where(
+            Replica.served_model_id == Adapter.served_model_id, Current.version <= Adapter.version,
+            or_(Replica.adapter_id == Adapter.id, AdapterRecipient.id.is_not(None)),
+            AdapterRecipient.notified_at.is_(None),
+        )
+        .correlate(Adapter)
+        .exists()
+    )  # fmt: skip
 
 
 def _rows(since: Any, model: str | None) -> Select[Any]:

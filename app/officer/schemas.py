@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.lifecycle import JobState, RequestState
+from app.tables import AdapterState
 
 EXAMPLE: dict[str, Any] = {
     "kind": "approval",
@@ -33,20 +34,23 @@ class QueueKind(StrEnum):
     COUNTER_NOTICE = "counter_notice"
     ATTENTION = "attention"
     DUE_SOON = "due_soon"
+    RECIPIENTS = "recipients"
 
 
 class QueueItem(BaseModel):
-    """One job or request. A request may stand under two kinds: a notice that is overdue is both."""
+    """One job, request, or superseded version whose recipients are to be told. A request may stand under two kinds: a
+    notice that is overdue is both."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
 
     kind: QueueKind
     id: uuid.UUID
     served_model: str
-    state: RequestState | JobState
-    link: str = Field(description="address of the job or request")
+    state: RequestState | JobState | AdapterState
+    link: str = Field(description="address of the job or request; of a version that of its recipients")
     since: datetime = Field(
-        description="receipt of the request, or of its counter-notice; of a job the issue of its report"
+        description="receipt of the request, or of its counter-notice; of a job the issue of its report; of a version "
+        "when it was superseded"
     )
     age_days: float = Field(description="days since then")
     due_at: datetime | None

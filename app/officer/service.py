@@ -59,6 +59,8 @@ def _items(
     """At most `limit` items of a kind behind the cursor `inside` of it, or from its beginning on."""
     if kind is QueueKind.APPROVAL:
         return _jobs(session, now, model, inside, limit)
+    if kind is QueueKind.RECIPIENTS:
+        return _versions(session, now, model, inside, limit)
     if kind in BY_DUE_DATE:
         first, before = (None, now) if kind is QueueKind.OVERDUE else (now, now + SOON_DAYS * DAY)
         rows = repository.due(session, model, first, before, due_date_of(inside) if inside else None, limit)
@@ -83,6 +85,18 @@ def _jobs(session: Session, now: datetime, model: str | None, inside: str, limit
             kind=QueueKind.APPROVAL, id=row.id, served_model=models[row.served_model_id].name, state=row.state,
             link=f"/v1/jobs/{row.id}", since=(since := issued.get(row.id, row.started_at or row.created_at)),
             age_days=_days(now - since), due_at=row.due_at, approvals_missing=missing.get(row.id),
+        )
+        for row in rows
+    ]  # fmt: skip
+
+
+def _versions(session: Session, now: datetime, model: str | None, inside: str, limit: int) -> Sequence[QueueItem]:
+    rows = repository.to_be_told(session, model, id_of(inside) if inside else None, limit)
+    return [
+        QueueItem(
+            kind=QueueKind.RECIPIENTS, id=row.id, served_model=row.name, state=row.state,
+            link=f"/v1/models/{row.name}/adapters/{row.version}/recipients", since=row.superseded_at,
+            age_days=_days(now - row.superseded_at), due_at=None, approvals_missing=None,
         )
         for row in rows
     ]  # fmt: skip

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -22,7 +22,7 @@ from app.errors import Unauthorised
 from app.events.journal import of_request
 from app.ids import new_id, new_ids
 from app.lifecycle import RequestState
-from app.requests import conflicts, duplicates
+from app.requests import conflicts, digests, duplicates
 from app.requests import entries as rules
 from app.requests import intake_repository as intake
 from app.requests.checks import check, check_lengths
@@ -31,7 +31,7 @@ from app.requests.entries import Entry
 from app.requests.intake_repository import Target
 from app.requests.known import unknown_model
 from app.requests.receipt import Receipt, receive
-from app.requests.repository import Counts
+from app.requests.repository import Counts, lock_model
 from app.requests.schemas import RequestCreate, RequestView
 from app.requests.sealed import sealed_examples
 from app.requests.views import view_of_new
@@ -62,18 +62,21 @@ def submit(session: Session, payload: RequestCreate, who: Principal, now: dateti
         raise Unauthorised(NO_VALID_KEY)
     if model is None:
         raise unknown_model(session, payload.served_model)
+    model = _as_held(session, model, alone=alone)
     note(request_id=request_id, model=payload.served_model)
-    asked = _asked(payload, model, who, now, request_id, found, print_, due_days)
+    asked = _asked(payload, model, who, now, codec_of(session), request_id, found, print_, due_days)
     return view_of_new(asked.request, payload.served_model, _place(session, asked, now), now)
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request that was checked and is not stored yet. `began` is the state that it starts in, unless it is linked."""
+    """A request that was checked and is not stored yet, with digests as they are stored. `began` is the state that it
+    starts in, unless it is linked; `held` what calls for the same hold alone."""
 
     request: Draft
     entries: Sequence[Entry]
     began: RequestState
+    held: str | None
 
 
 def prepare(
@@ -81,13 +84,15 @@ def prepare(
     model: ServedModel | Target,
     who: Principal,
     now: datetime,
+    codec: Codec,
     *,
     due_days: int,
     sorts_at: datetime | None = None,
     policy: Policy | None = None,
     lengths: Lengths = check_lengths,
 ) -> Asked:
-    """Check what is asked, and make its row. Raises what `submit` raises, but for UnknownServedModel.
+    """Check what is asked, and make its row. Raises what `submit` raises, but for UnknownServedModel, and
+    KeyStoreAway, NoKeyEncryptionKey.
 
     `sorts_at` is the moment by which its id sorts where that is not this one: lists by time of receipt go by ids.
     `policy` is the model's, where it was read from its row already; `lengths` checks that texts fit the model.
@@ -95,7 +100,7 @@ def prepare(
     request_id = _new_request_id(payload, sorts_at)
     found = _entries(payload, request_id)
     print_ = duplicates.fingerprint(payload.domain, found) if payload.forget else None
-    return _asked(payload, model, who, now, request_id, found, print_, due_days, policy, lengths)
+    return _asked(payload, model, who, now, codec, request_id, found, print_, due_days, policy, lengths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +149,17 @@ def as_json(*rows: Rows) -> dict[str, str]:
     )
 
 
+def _as_held(session: Session, model: Target, *, alone: bool) -> Target:
+    """A model with plain digests is looked at once more when it is held: they may have been keyed while it was waited
+    for. One with retain items is held alone from here on."""
+    if model.is_keyed:
+        return model
+    if alone:
+        held = lock_model(session, model.id)
+        return replace(model, is_keyed=held is not None and held.is_keyed)
+    return replace(model, is_keyed=intake.is_keyed(session, model.id))
+
+
 def _store(session: Session, asked: Asked, blocked: Mapping[str, uuid.UUID], now: datetime) -> None:
     """Write one request, which has its revision afterwards; the session does not know it."""
     asked.request.xmin = intake.store(session, as_json(rows_of(asked, blocked, now, codec_of(session))))
@@ -184,6 +200,7 @@ def _asked(
     model: ServedModel | Target,
     who: Principal,
     now: datetime,
+    codec: Codec,
     request_id: uuid.UUID,
     found: Sequence[Entry],
     fingerprint: str | None,
@@ -193,7 +210,9 @@ def _asked(
 ) -> Asked:
     receipt = receive(payload, policy or Policy.model_validate(model.policy), now, due_days)
     lengths(found, model)
-    return Asked(_draft(request_id, payload, who, model, receipt, fingerprint), found, receipt.state)
+    asked = digests.stored_fingerprint(codec.keyring, model, fingerprint)
+    draft = _draft(request_id, payload, who, model, receipt, asked)
+    return Asked(draft, digests.as_stored(codec.keyring, model, found), receipt.state, fingerprint)
 
 
 def _draft(

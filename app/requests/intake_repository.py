@@ -27,6 +27,7 @@ FINGERPRINTS = 7_311_004
 
 HOLDER_AND_MODEL = f"""
 SELECT k.role, {OPEN_NOW_SQL}, m.id, m.base_model_path, m.prompt_template, m.context_tokens, m.policy,
+    m.content_keyed_at IS NOT NULL,
     pg_advisory_xact_lock_shared({MODELS}, CASE WHEN %(shared)s THEN hashtext(m.id::text) END),
     pg_advisory_xact_lock({FINGERPRINTS}, hashtext(coalesce(k.holder_id, k.id)::text || %(fingerprint)s))
 FROM key k LEFT JOIN served_model m ON m.name = %(model)s
@@ -49,10 +50,13 @@ SELECT
     )
 """
 
+IS_KEYED = "SELECT content_keyed_at IS NOT NULL FROM served_model WHERE id = %(model)s"
+
 STORE = "SELECT store_request_2(%(requests)s::json, %(examples)s::json, %(leaves)s::json, %(events)s::json)"
 
 TARGET_AND_TERMS = """
-SELECT m.id, m.base_model_path, m.prompt_template, m.context_tokens, m.policy, request_terms_1(m)
+SELECT m.id, m.base_model_path, m.prompt_template, m.context_tokens, m.policy,
+    m.content_keyed_at IS NOT NULL, request_terms_2(m)
 FROM served_model m WHERE m.name = %(model)s
 """
 
@@ -63,7 +67,7 @@ SELECT request, revision FROM receive_requests_1(
 )
 """
 """What `HOLDER_AND_MODEL`, `ASKED_BEFORE` and `STORE` do one after the other, for many at once. The functions are those
-of migrations 0019 and 0024."""
+of migrations 0019, 0023 and 0024."""
 
 PLAIN_COLUMNS = (
     "id", "served_model_id", "domain", "state", "subject_reference", "legal_basis", "client_reference", "note",
@@ -84,6 +88,7 @@ class Target:
     prompt_template: str
     context_tokens: int
     policy: dict[str, Any]
+    is_keyed: bool
 
 
 def holder_and_model(
@@ -95,7 +100,13 @@ def holder_and_model(
     row = session.connection().exec_driver_sql(HOLDER_AND_MODEL, values).one_or_none()
     if row is None:
         return None, None
-    return KeyRole(row[0]) if row[1] else None, None if row[2] is None else Target(*row[2:7])
+    return KeyRole(row[0]) if row[1] else None, None if row[2] is None else Target(*row[2:8])
+
+
+def is_keyed(session: Session, model_id: uuid.UUID) -> bool:
+    """Whether a model's digests are keyed by now."""
+    found = session.connection().exec_driver_sql(IS_KEYED, {"model": model_id}).scalar_one()
+    return bool(found)
 
 
 def asked_before(
@@ -111,16 +122,18 @@ def asked_before(
 def target_and_terms(connection: Connection, name: str) -> tuple[Target, str] | None:
     """The served model of that name, and a digest of what requests are checked against."""
     row = connection.exec_driver_sql(TARGET_AND_TERMS, {"model": name}).one_or_none()
-    return None if row is None else (Target(*row[:5]), row[5])
+    return None if row is None else (Target(*row[:6]), row[6])
 
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """Who asks for what: the id of the request, of the key that was shown, the fingerprint of what is asked, and the
-    digests of what shall go."""
+    """Who asks for what: the id of the request, of the key that was shown, what calls for the same hold alone (the
+    fingerprint as `HOLDER_AND_MODEL` has it, which is never stored), the fingerprint that is stored, and the digests of
+    what shall go."""
 
     id: uuid.UUID
     shown_key: uuid.UUID
+    held: str
     asked: str
     digests: Sequence[str]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 from datetime import datetime
 
@@ -12,6 +11,7 @@ from app.audit.service import LeafValue, record
 from app.auth import Principal
 from app.batches import service as batches
 from app.batches.service import Remainder
+from app.envelope.columns import codec_of
 from app.errors import NotFound
 from app.lifecycle import IllegalMove, RequestEvent, RequestState, advance_request
 from app.requests import clocks, repository
@@ -65,9 +65,10 @@ def note(
     reason: str | None = None,
     **fields: LeafValue,
 ) -> None:
-    """One leaf about what somebody decided. A reason is a person's text: the trail has its digest."""
+    """One leaf about what somebody decided. A reason is a person's text, which the request keeps sealed: the trail has
+    a commitment to it, that tells nothing once the request's key is gone. Raises what `Keyring.create` does."""
     if reason is not None:
-        fields["reason_digest"] = hashlib.sha256(reason.encode()).hexdigest()
+        fields["reason_commitment"] = _committed(session, request, reason)
     record(
         session,
         f"request.{deed}",
@@ -77,3 +78,10 @@ def note(
         key_id=str(who.key_id),
         **fields,
     )
+
+
+def _committed(session: Session, request: Request, reason: str) -> str:
+    session.flush()  # a request without a key gets one as the reason is sealed
+    assert request.key_id is not None  # noqa: S101 - what holds a reason has a key
+    key = codec_of(session).keyring.create([request.key_id])[request.key_id]
+    return key.commitment(reason.encode()).hex()

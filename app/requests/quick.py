@@ -142,9 +142,12 @@ def _prepared(
 ) -> Found:  # fmt: skip
     """Checked and sealed; None where it is to be refused. Raises KeyStoreAway, NoKeyEncryptionKey."""
     try:
-        asked = intake.prepare(payload, known.target, who, now, due_days=due_days, policy=known.policy, lengths=lengths)
+        asked = intake.prepare(
+            payload, known.target, who, now, codec, due_days=due_days, policy=known.policy, lengths=lengths
+        )
     except ServiceError:
         return None
-    assert asked.request.fingerprint is not None  # noqa: S101 - something is to be forgotten
-    asker = Asker(asked.request.id, who.shown, asked.request.fingerprint, intake.forgotten(asked.entries))
+    assert asked.held and asked.request.fingerprint  # noqa: S101 - something is to be forgotten
+    gone = intake.forgotten(asked.entries)
+    asker = Asker(asked.request.id, who.shown, asked.held, asked.request.fingerprint, gone)
     return known, Prepared(asked, asker, intake.rows_of(asked, {}, now, codec))

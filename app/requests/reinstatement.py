@@ -22,6 +22,7 @@ from app.lifecycle import RequestEvent, RequestState, advance_request
 from app.requests import clocks, conflicts, repository
 from app.requests import entries as rules
 from app.requests.checks import check, check_lengths
+from app.requests.digests import as_stored
 from app.requests.entries import Entry
 from app.requests.errors import (
     BeingReinstated,
@@ -153,6 +154,7 @@ def _anew(session: Session, original: Request, model: ServedModel, items: Sequen
     ]
     check(brought)
     check_lengths(brought, model)
+    brought = as_stored(codec_of(session).keyring, model, brought)
     erased = {
         row.content_digest
         for row in repository.items_of(session, original.id)

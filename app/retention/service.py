@@ -18,7 +18,7 @@ from app.config import Settings
 from app.db import Database, clock, transaction
 from app.events.repository import EVENTS
 from app.idempotency import service as idempotency
-from app.requests import blanking, sealing_old
+from app.requests import blanking, digests, sealing_old
 from app.retention import repository
 
 AT_ONCE = 2000
@@ -78,6 +78,11 @@ def _plain(session: Session, now: datetime, settings: Settings) -> tuple[bool, i
     return sealed > 0, sealed
 
 
+def _digests(session: Session, now: datetime, settings: Settings) -> tuple[bool, int]:
+    keyed = digests.key_old(session, now)
+    return keyed > 0, keyed
+
+
 def _weights(session: Session, now: datetime, settings: Settings) -> tuple[bool, int]:
     """What a transaction before has doomed goes; then what is over is doomed, for the next one."""
     destroyed = ending.destroy(session, now, VERSIONS_AT_ONCE)
@@ -86,7 +91,7 @@ def _weights(session: Session, now: datetime, settings: Settings) -> tuple[bool,
 
 KINDS: Mapping[str, Removal] = {
     "weights": _weights, "answers": _answers, "faults": _faults, "deliveries": _deliveries, EVENTS: _events,
-    "works": _works, "plain": _plain,
+    "works": _works, "plain": _plain, "digests": _digests,
 }  # fmt: skip
 """Deliveries before events: the latter go once no delivery needs them. What needs the key store comes last: while that
 is away, the rest goes on."""

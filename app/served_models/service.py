@@ -22,7 +22,9 @@ from app.errors import Conflict, NotFound, Unprocessable, problems_of
 from app.ids import new_id
 from app.preconditions import entity_tag, require_match
 from app.queue import enqueue
-from app.requests.conflicts import content_digest, standing_allowed
+from app.requests import digests
+from app.requests.conflicts import standing_allowed
+from app.requests.digests import Digests
 from app.requests.entries import over_by
 from app.requests.errors import TextTooLong
 from app.requests.sealed import subject_indexes
@@ -174,7 +176,7 @@ def create(session: Session, ask: ModelCreate, who: Principal, settings: Setting
     model = ServedModel(
         name=ask.name, base_model_path=str(base), base_model_digest=digest, prompt_template=ask.prompt_template,
         reference_adapter_path=str(reference) if reference else None, context_tokens=tokens,
-        policy=questions_in(ask.policy, settings).model_dump(mode="json"), alias_revision=0,
+        policy=questions_in(ask.policy, settings).model_dump(mode="json"), alias_revision=0, content_keyed_at=now,
     )  # fmt: skip
     session.add(model)
     session.flush()
@@ -313,7 +315,8 @@ def put_retain_set(
     NotFound, TextTooLong, TokeniserMissing."""
     _check_lengths(named(session, name), items)
     model = named(session, name, lock=True)
-    wanted = {content_digest(*_contents(item)): item for item in items}
+    of = digests.of_contents(codec_of(session).keyring, model, [pair for item in items for _, pair in _texts(item)])
+    wanted = {of[_contents(item)]: item for item in items}
     refused = standing_allowed(session, model.id, wanted)
     present = repository.standing_of_operator(session, model.id)
     gone = [row_id for digest, row_id in present.items() if digest not in wanted]
@@ -322,7 +325,7 @@ def put_retain_set(
     repository.forget_taken_out(session, model.id, wanted)
     queue, key_id = iter(fresh), codec_of(session).keyring.fresh().id
     while chunk := list(islice(queue, CHUNK)):
-        rows = [row for place, (digest, item) in enumerate(chunk) for row in _rows(model, digest, item, place)]
+        rows = [row for place, (_, item) in enumerate(chunk) for row in _rows(model, of, item, place)]
         index = subject_indexes(codec_of(session), model.id, (item.subject for _, item in chunk))
         for row in rows:
             row.key_id, row.subject_index = key_id, index[row.content.subject]
@@ -357,20 +360,21 @@ def _texts(item: RetainItem) -> Iterator[tuple[str, tuple[str, str]]]:
         yield f".probes.{place}", (probe.prompt, probe.completion)
 
 
-def _rows(model: ServedModel, digest: str, item: RetainItem, position: int) -> Iterator[Example]:
-    """The row of an item and those of its probes."""
+def _rows(model: ServedModel, of: Digests, item: RetainItem, position: int) -> Iterator[Example]:
+    """The row of an item and those of its probes, with their digests `of` contents."""
     prompt, completion = _contents(item)
     common = {"served_model_id": model.id, "domain": item.domain, "segment": Segment.RETAIN}
     row_id = new_id()
     yield Example(
-        **common, id=row_id, role=Role.ITEM, position=position, content_digest=digest, standing=True,
+        **common, id=row_id, role=Role.ITEM, position=position, standing=True,
+        content_digest=of[prompt, completion],
         content=Content(item.subject, prompt, completion, tuple(item.facts)),
     )  # fmt: skip
     for place, probe in enumerate(item.probes):
         yield Example(
             **common, id=new_id(), parent_id=row_id, role=Role.PARAPHRASE, position=place,
             content=Content(item.subject, probe.prompt, probe.completion, tuple(probe.facts)),
-            content_digest=content_digest(probe.prompt, probe.completion),
+            content_digest=of[probe.prompt, probe.completion],
         )  # fmt: skip
 
 

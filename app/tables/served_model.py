@@ -16,7 +16,8 @@ class ServedModel(Base):
     """`alias_revision` grows with every move of the alias: the compare-and-swap that publishes compares it.
 
     `breaker_failures` counts jobs in a row that failed for no fault of their requests; while `breaker_opened_at` is set
-    no job of the model starts. `lease_losses` counts jobs that were taken from a worker that had gone silent.
+    no job of the model starts. `lease_losses` counts jobs that were taken from a worker that had gone silent. Since
+    `content_keyed_at` digests of its contents are keyed (`app.requests.digests`).
     """
 
     __tablename__ = "served_model"
@@ -39,7 +40,13 @@ class ServedModel(Base):
     breaker_opened_at: Mapped[datetime | None]
     breaker_error: Mapped[dict[str, Any] | None]
     lease_losses: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    content_keyed_at: Mapped[datetime | None]
     xmin: Mapped[Revision]
+
+    @property
+    def is_keyed(self) -> bool:
+        """Whether digests of its contents are keyed."""
+        return self.content_keyed_at is not None
 
     __table_args__ = (
         CheckConstraint("name ~ '^[a-z0-9][a-z0-9-]{0,62}$'", name="name_is_a_slug"),

@@ -46,6 +46,9 @@ GAUGES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "grail_log_leaves": ((), "Leaves of the audit log that have a number."),
     "grail_log_waiting": ((), "Leaves of the audit trail that wait for one, 100,000 at most."),
     "grail_log_checkpoint_age_seconds": ((), "Since the audit log was last signed; absent before the first time."),
+    "grail_bundles_waiting": (("waits_for",), "Reports of concluded jobs without their bundle, 10,000 at most."),
+    "grail_bundle_age_seconds": (("waits_for",), "Since when the first of them has waited: the end of its job."),
+    "grail_bundles_sealed": ((), "Bundles of the last seven days that are sealed and whole, 10,000 at most."),
     "grail_backup_age_seconds": ((), "Since the newest whole backup in GRAIL_BACKUP_DIR; absent without that setting."),
 }  # fmt: skip
 

@@ -13,7 +13,20 @@ from sqlalchemy.orm import Session
 from sqlalchemy.types import Uuid
 
 from app.lifecycle import COMPLETED, OPEN_JOBS, PENDING, RequestState
-from app.tables import Adapter, Delivery, DeliveryState, Job, Request, ServedModel, Worker
+from app.tables import (
+    Adapter,
+    Bundle,
+    Delivery,
+    DeliveryState,
+    Job,
+    Report,
+    Request,
+    ServedModel,
+    Worker,
+)
+
+MOST_BUNDLES = 10_000
+"""So many are counted."""
 
 OPEN = tuple(state for state in RequestState if state not in COMPLETED)
 
@@ -104,6 +117,36 @@ def webhooks(session: Session) -> Webhooks:
     pending, first_due = session.execute(waiting).one()
     dead = session.scalar(select(func.count()).where(Delivery.state == DeliveryState.DEAD)) or 0
     return Webhooks(pending, dead, first_due)
+
+
+def bundles_waiting(session: Session) -> Sequence[tuple[bool, int, datetime]]:
+    """(whether it is sealed, how many, the first end of a job) of reports that have no bundle yet."""
+    is_sealed = Bundle.sealed_at.is_not(None)
+    owed = (
+        select(is_sealed.label("is_sealed"), Job.finished_at)
+        .select_from(Report)
+        .join(Job, Job.id == Report.job_id)
+        .outerjoin(Bundle, Bundle.report_id == Report.id)
+        .where(Report.bundled_at.is_(None), Job.finished_at.is_not(None))
+        .limit(MOST_BUNDLES)
+        .subquery()
+    )
+    rows = session.execute(
+        select(owed.c.is_sealed, func.count(), func.min(owed.c.finished_at)).group_by(owed.c.is_sealed)
+    )
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
+def bundles_made(session: Session, since: datetime) -> int:
+    """How many bundles were sealed and put together for jobs that have ended since then."""
+    made = (
+        select(Report.id)
+        .join(Job, Job.id == Report.job_id)
+        .where(Job.finished_at >= since, Report.bundled_at.is_not(None))
+        .limit(MOST_BUNDLES)
+        .subquery()
+    )
+    return session.scalar(select(func.count()).select_from(made)) or 0
 
 
 def workers(session: Session, since: datetime) -> tuple[int, int]:

@@ -40,6 +40,7 @@ def read(session: Session, now: datetime, settings: Settings) -> Snapshot:
         **_webhooks(session, now),
         **_workers(session, now - timedelta(seconds=settings.lease_seconds)),
         **_log(session, now),
+        **_bundles(session, now),
         **_backups(settings.backup_dir, now),
     }
     return Snapshot(
@@ -136,6 +137,16 @@ def _log(session: Session, now: datetime) -> dict[str, Numbers]:
     }
     age = audit_log.last_checkpoint_age(session, now)
     return found if age is None else {**found, "grail_log_checkpoint_age_seconds": {(): age}}
+
+
+def _bundles(session: Session, now: datetime) -> dict[str, Numbers]:
+    waiting: Numbers = {("seal",): 0.0, ("proofs",): 0.0}
+    ages: Numbers = {}
+    for is_sealed, count, since in repository.bundles_waiting(session):
+        place = ("proofs" if is_sealed else "seal",)
+        waiting[place], ages[place] = float(count), (now - since).total_seconds()
+    made: Numbers = {(): float(repository.bundles_made(session, now - SOON))}
+    return {"grail_bundles_waiting": waiting, "grail_bundle_age_seconds": ages, "grail_bundles_sealed": made}
 
 
 def _backups(directory: Path | None, now: datetime) -> dict[str, Numbers]:

@@ -1,6 +1,6 @@
 """The bundle of a report, `report.zip`: what an auditor needs to check it without us. Read by `app.trust.verify`.
 
-    report.json       the report, canonical JSON       | named with their SHA-256
+    report.json       the report, ids of items blinded | named with their SHA-256
     report.pdf/.html  the same for people              | by the signed statement
     scores.json       what its figures rest on         |
     events.jsonl      the requests' leaves in the log  |
@@ -16,6 +16,8 @@ once it has its number `assemble` with the proofs. Later states of the log give 
 from __future__ import annotations
 
 import hashlib
+import struct
+import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,18 +29,22 @@ from app.trust.verify import (
     CHECKPOINT,
     EVENTS,
     LOG,
+    LOG_SCHEMA,
     NEW,
     OLD,
     REPORT,
     SCORES,
     STATEMENT,
     Proof,
-    archive,
-    log_json,
+    base64_of,
     read_bundle,
+    wrapped,
 )
 
-__all__ = ["Placed", "Proof", "assemble", "contents", "digests", "prove", "read_bundle", "scores_of", "seal_fields"]
+__all__ = [
+    "Placed", "Proof", "archive", "assemble", "contents", "digests", "log_json", "prove", "read_bundle", "scores_of",
+    "seal_fields",
+]  # fmt: skip
 
 SCORES_SCHEMA = "grail.scores/1"
 PDF, HTML = "report.pdf", "report.html"
@@ -49,10 +55,9 @@ KEPT = ("domain", "before", "after", "reference")
 def scores_of(
     document: Mapping[str, Any], salt: bytes, held_out: Collection[str] = (), own: Collection[str] = ()
 ) -> bytes:
-    """`scores.json` from a report's examples: every item's scores under ids that are blinded with `salt`, in the
-    order in
-    which the intervals are drawn. `held_out` are ids of retain items that were not trained on; items keep the request
-    they came with where it is one of `own`, the requests that the report shows."""
+    """`scores.json` from a report's examples: every item's scores under ids that are blinded with `salt`, in the order
+    in which the intervals are drawn. `held_out` are ids of retain items that were not trained on; items keep the
+    request they came with where it is one of `own`, the requests that the report shows."""
     items = [
         {
             "id": blinded(salt, "example", example["id"]),
@@ -64,6 +69,20 @@ def scores_of(
         for example in document["examples"]
     ]
     return canonical({"schema": SCORES_SCHEMA, "items": items})
+
+
+def blinded_report(document: Mapping[str, Any], salt: bytes) -> dict[str, Any]:
+    """The report as a bundle shows it: items and subjects have the ids that `scores_of` gives them with the same salt,
+    and stand in the order of these, so that neither ids nor places lead back to the service's rows."""
+    items = [
+        {
+            **example,
+            "id": blinded(salt, "example", example["id"]),
+            "subject_id": blinded(salt, "subject", example["subject_id"]),
+        }
+        for example in document["examples"]
+    ]
+    return {**document, "examples": sorted(items, key=lambda item: str(item["id"]))}
 
 
 def groups_of(example: Mapping[str, Any], held_out: Collection[str]) -> list[str]:
@@ -126,6 +145,28 @@ def prove(nodes: NodeReader, size: int, placed: Placed, earlier: Sequence[int] =
     leaves = [Proof(index, tuple(inclusion_proof(nodes, index, size))) for index in placed.indices]
     states = [Proof(one, tuple(consistency_proof(nodes, one, size)), root(nodes, one)) for one in sorted(set(earlier))]
     return log_json(leaves, placed.seal.decode(), states)
+
+
+def log_json(leaves: Sequence[Proof], seal: str, earlier: Sequence[Proof]) -> bytes:
+    """`log.json` in its one form: proofs of the events in their order, then of the seal; the seal; earlier states."""
+
+    def plain(proofs: Sequence[Proof]) -> list[list[Any]]:
+        return [[one.number, base64_of(one.root), *map(base64_of, one.path)] for one in proofs]
+
+    return wrapped({"schema": LOG_SCHEMA, "leaves": plain(leaves), "earlier": plain(earlier), "seal": seal})
+
+
+def archive(files: Mapping[str, bytes]) -> bytes:
+    """The one zip of these files: sorted, stored, dated 1980-01-01, no attributes. The same bytes on every machine."""
+    body: list[bytes] = []
+    index, at = b"", 0
+    for name, data in sorted(files.items()):
+        fixed = struct.pack("<5H3I2H", 20, 0, 0, 0, 33, zlib.crc32(data), len(data), len(data), len(name), 0)
+        body += [b"PK\3\4", fixed, name.encode("ascii"), data]
+        index += b"PK\1\2\x14\0" + fixed + struct.pack("<3H2I", 0, 0, 0, 0, at) + name.encode("ascii")
+        at += 30 + len(name) + len(data)
+    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, len(files), len(files), len(index), at, 0)
+    return b"".join([*body, index, end])
 
 
 def assemble(files: Mapping[str, bytes], *, statement: bytes, checkpoint: bytes, log: bytes) -> bytes:

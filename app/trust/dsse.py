@@ -7,9 +7,15 @@ from typing import Any
 
 from app.trust.canonical import canonical
 from app.trust.keys import Signer
-from app.trust.verify import envelope, open_envelope, pae
+from app.trust.verify import PAYLOAD_TYPE, Signatures, base64_of, open_envelope, pae, wrapped
 
 __all__ = ["envelope", "open_envelope", "pae", "sign_statement"]
+
+
+def envelope(payload: bytes, signed: Signatures) -> bytes:
+    """A DSSE envelope of an in-toto statement, in its one form."""
+    signatures = [{"keyid": who, "sig": base64_of(raw)} for who, raw in signed]
+    return wrapped({"payload": base64_of(payload), "payloadType": PAYLOAD_TYPE, "signatures": signatures})
 
 
 def sign_statement(statement: Any, signers: Sequence[Signer]) -> bytes:

@@ -13,12 +13,18 @@ import json
 from collections.abc import Mapping
 from typing import Protocol
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
 
 from app.trust.keys import KeyUnusable
-from app.trust.verify import PAYLOAD_TYPE, STATEMENT_TYPE, base64_of, pae
+from app.trust.verify import ODD, PAYLOAD_TYPE, STATEMENT_TYPE, base64_of, pae, parse_json, unbase64
 
 PREDICATE = "https://model_signing/signature/v1.0"
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
@@ -87,3 +93,30 @@ def sign_model(name: str, files: Mapping[str, str], signer: ModelSigner, ignored
     envelope = {"payload": base64_of(payload), "payloadType": PAYLOAD_TYPE, "signatures": signed}
     bundle = {"mediaType": BUNDLE, "verificationMaterial": material, "dsseEnvelope": envelope}
     return json.dumps(bundle, sort_keys=True).encode()
+
+
+class NotSigned(ValueError):
+    """The files are not those that this key signed."""
+
+
+def check_model(raw: bytes, public_pem: bytes, files: Mapping[str, str]) -> None:
+    """A `model.sig` is this key's, and of exactly these files (name -> SHA-256 in hex). Raises NotSigned, KeyUnusable
+    for a key of another kind."""
+    try:
+        key = load_pem_public_key(public_pem)
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise KeyUnusable("the key that verifies model signatures is none of P-256 in PEM")
+    try:
+        envelope = parse_json(raw)["dsseEnvelope"]
+        payload = unbase64(envelope["payload"])
+        (signed,) = envelope["signatures"]
+        key.verify(unbase64(signed["sig"]), pae(payload), ec.ECDSA(hashes.SHA256()))
+        statement = parse_json(payload)
+        named = {one["name"]: one["digest"] for one in statement["predicate"]["resources"]}
+        said = (envelope["payloadType"], statement["_type"], statement["predicateType"])
+    except ODD:
+        raise NotSigned(f"{SIGNATURE} is not one by this key") from None
+    if said != (PAYLOAD_TYPE, STATEMENT_TYPE, PREDICATE) or named != dict(files):
+        raise NotSigned(f"{SIGNATURE} was signed for other files")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from alembic import op
 
 revision = "0024"
-down_revision = "0022"
+down_revision = "0023"
 branch_labels = None
 depends_on = None
 
@@ -41,11 +41,11 @@ DECLARE
 BEGIN
     PERFORM pg_advisory_xact_lock_shared({MODELS}, hashtext(model::text));
     PERFORM pg_advisory_xact_lock({FINGERPRINTS}, number) FROM (
-        SELECT DISTINCT hashtext(coalesce(k.holder_id, k.id)::text || asks.asked) AS number
-        FROM json_to_recordset(askers) AS asks (shown_key uuid, asked text) JOIN key k ON k.id = asks.shown_key
+        SELECT DISTINCT hashtext(coalesce(k.holder_id, k.id)::text || asks.held) AS number
+        FROM json_to_recordset(askers) AS asks (shown_key uuid, held text) JOIN key k ON k.id = asks.shown_key
         ORDER BY number
     ) AS ordered;
-    IF NOT EXISTS (SELECT FROM served_model m WHERE m.id = model AND request_terms_1(m) = terms_then) THEN
+    IF NOT EXISTS (SELECT FROM served_model m WHERE m.id = model AND request_terms_2(m) = terms_then) THEN
         RETURN;
     END IF;
     SELECT array_agg(first.id) INTO taken FROM (

@@ -12,7 +12,10 @@ from app.trust.verify import main, parse_keys, verify
 from tests.app.trust.model_signatures import differs, verified
 
 HERE = Path(__file__).parent
-GOLDEN = {"bundle-1": "47e48f57c91da30600d3b7b4e2e34a46227529f63fc21e76443502d0308a03ff"}
+GOLDEN = {
+    "bundle-1": "47e48f57c91da30600d3b7b4e2e34a46227529f63fc21e76443502d0308a03ff",  # report.json names items plainly
+    "bundle-2": "d0ea66f931bd74bfebe89cbe41755ee24d3794c838376b2114d06d355a578205",
+}
 """Each directory that `make_bundle.py` made, and the SHA-256 of its bundle: none is ever made again."""
 
 

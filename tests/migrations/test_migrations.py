@@ -131,7 +131,7 @@ def test_there_is_one_line_of_migrations_and_the_code_knows_its_end(database_url
 
 def test_down_and_up_again_on_a_database_with_rows(database_url: str, empty_url: str, tmp_path: Path) -> None:
     before, functions = described(database_url), rows_of(database_url, FUNCTIONS)
-    assert len(functions) == 8
+    assert len(functions) == 10
     fill(database_url, tmp_path)
     schema.downgrade(database_url)
     assert rows_of(database_url, FUNCTIONS) == []

@@ -27,6 +27,7 @@ from app.orphans import service as orphans
 from app.reports.service import LATE
 from app.tables import Bundle, Report
 from app.trust import verify as standalone
+from app.trust.bundle import archive
 from app.trust.keys import Ed25519Signer
 from app.trust.verify import CODES, parse_log, read_bundle, verify
 from grail.config import UnlearnConfig
@@ -82,15 +83,36 @@ def test_every_question_about_a_published_job_is_answered_with_yes(floor: Floor)
     issued = floor.caller.send("officer", "GET", f"/v1/jobs/{job_id}/report").json()
     for name in LATE:
         issued.pop(name)
-    assert json.loads(files["report.json"]) == issued
+    shown = json.loads(files["report.json"])
+    assert {**shown, "examples": None} == {**issued, "examples": None}
     assert files["report.pdf"].startswith(b"%PDF-") and b"<!doctype html>" in files["report.html"][:50]
     events = [json.loads(line) for line in files["events.jsonl"].splitlines()]
     names = {event["event"] for event in events}
     assert {"request.received", "job.evaluated", "job.published", "adapter.published", "report.issued"} <= names
     about = {event["subject_id"] for event in events}
     assert {str(job_id), *(request["id"] for request in issued["requests"])} <= about
-    ids = {one["id"] for one in issued["examples"]}
-    assert not ids & {item["id"] for item in json.loads(files["scores.json"])["items"]}, "blinded"
+
+
+def test_neither_ids_nor_order_lead_from_a_bundle_to_the_rows(floor: Floor) -> None:
+    job_id = concluded(floor)
+    drive(floor)
+    files = read_bundle(fetched(floor, job_id))
+    issued = floor.caller.send("officer", "GET", f"/v1/jobs/{job_id}/report").json()["examples"]
+    shown, scores = json.loads(files["report.json"])["examples"], json.loads(files["scores.json"])["items"]
+    told = b"".join(files[name] for name in ("report.json", "scores.json", "report.html"))
+    assert not [value for one in issued for value in (one["id"], one["subject_id"]) if f'"{value}"'.encode() in told]
+    assert not [one["id"] for one in issued if f">{one['id']}<".encode() in files["report.html"]]
+    assert {one["id"] for one in shown} == {one["id"] for one in scores}, "the same items, under the same ids"
+
+    def measured(items: list[Any]) -> list[Any]:
+        return [[one[when] for when in ("before", "after", "reference")] for one in items]
+
+    def ordered(items: list[Any]) -> list[str]:
+        return sorted(map(str, measured(items)))
+
+    assert ordered(shown) == ordered(scores) == ordered(issued)
+    assert measured(shown) != measured(issued), "in an order of their own"
+    assert [one["id"] for one in shown] != [one["id"] for one in scores]
 
 
 def test_the_stand_alone_file_verifies_it_and_finds_every_flipped_byte(floor: Floor, tmp_path: Path) -> None:
@@ -126,11 +148,11 @@ def test_files_changed_in_a_sound_archive_are_named(floor: Floor) -> None:
     drive(floor)
     files = read_bundle(fetched(floor, job_id))
     for name in sorted(set(files) - {"statement.json", "checkpoint", "log.json"}):
-        changed = standalone.archive({**files, name: files[name][:-1] + bytes([files[name][-1] ^ 1])})
+        changed = archive({**files, name: files[name][:-1] + bytes([files[name][-1] ^ 1])})
         wrong = [one for one in verify(changed, SIGNER.vkey, None, None) if one.ok is False]
         assert [one.kind for one in wrong] == ["content-changed"] and name in wrong[0].said
     (path := directory_of(floor) / "adapter_model.safetensors").write_bytes(path.read_bytes() + b"x")
-    assert "adapter-differs" in {one.kind for one in verify(standalone.archive(files), SIGNER.vkey, path.parent, None)}
+    assert "adapter-differs" in {one.kind for one in verify(archive(files), SIGNER.vkey, path.parent, None)}
 
 
 def test_a_rejected_candidate_has_its_bundle_too(floor: Floor) -> None:

@@ -84,6 +84,33 @@ def test_everything_that_waits_for_an_officer_is_in_the_queue_and_nothing_else(
     assert len(queue(floor, served_model="people")) == 6
 
 
+def test_a_superseded_version_waits_until_everybody_who_has_it_was_told_or_serves_a_newer_one(floor: Floor) -> None:
+    def waiting() -> list[str]:
+        items = floor.caller.call("officer", "GET", QUEUE, params={"kind": "recipients"})["items"]
+        return [f"{item['state']} {item['link']}" for item in items]
+
+    def serve(version: int) -> None:
+        digest = floor.caller.call("operator", "GET", f"/v1/models/people/adapters/{version}")["digest"]
+        body = {"version": version, "digest": digest}
+        floor.caller.call("operator", "POST", "/v1/models/people/replicas/edge/ack", json=body)
+
+    recipients = "/v1/models/people/adapters/1/recipients"
+    assert floor.caller.send("requester", "GET", "/v1/models/people/adapters/1/download").status_code == 200
+    serve(1)
+    assert waiting() == [], "nobody has to be told of what is served"
+    floor.ask(1)
+    floor.work()
+    assert waiting() == [f"superseded {recipients}"]
+    serve(2)
+    assert waiting() == [f"superseded {recipients}"], "the key that downloaded it has no replica"
+    (key,) = [one for one in floor.caller.call("officer", "GET", recipients)["items"] if one["kind"] == "key"]
+    floor.caller.call("officer", "POST", f"{recipients}/{key['id']}/notified", json={"channel": "mail"})
+    assert waiting() == []
+    serve(1)
+    assert waiting() == [f"superseded {recipients}"], "and again when it is served again"
+    assert queue(floor, kind="recipients", served_model="people") == queue(floor, kind="recipients")
+
+
 def test_an_overdue_notice_stands_under_both_kinds(full: tuple[Floor, dict[str, str]]) -> None:
     floor, ids = full
     set_due(floor, ids["notice"], -5)

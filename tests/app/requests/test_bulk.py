@@ -10,10 +10,11 @@ from typing import Any
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, object_session
 
 from app.auth import Principal, Role
 from app.db import transaction
+from app.envelope.columns import codec_of
 from app.keys.service import create_key
 from app.requests import bulk, service
 from app.requests.known import known_model
@@ -38,7 +39,9 @@ def one_by_one(session: Session, who: Principal, payloads: Sequence[RequestCreat
 
 def in_bulk(session: Session, who: Principal, payloads: Sequence[RequestCreate]) -> None:
     asked = [
-        service.prepare(payload, known_model(session, payload.served_model), who, NOW, due_days=30)
+        service.prepare(
+            payload, known_model(session, payload.served_model), who, NOW, codec_of(session), due_days=30
+        )
         for payload in payloads
     ]
     if asked:
@@ -72,11 +75,19 @@ def outcome(floor: Floor, before: Any, brought: Any, store: Store) -> Any:
         return _seen(session, model_id)
 
 
+def fingerprint_of(request: Request) -> str:
+    """What is asked, in the same words for every model: fingerprints are under each model's own key."""
+    session = object_session(request)
+    assert session is not None
+    rows = session.scalars(select(Example).where(Example.request_id == request.id)).all()
+    return str((request.fingerprint is not None, sorted((one.segment, one.content.prompt) for one in rows)))
+
+
 def _seen(session: Session, model_id: uuid.UUID) -> Any:
     requests = session.scalars(select(Request).where(Request.served_model_id == model_id)).all()
-    prints = {one.id: one.fingerprint for one in requests}
+    prints = {one.id: fingerprint_of(one) for one in requests}
     states = sorted(
-        (str(one.fingerprint), str(one.state), str(prints.get(one.duplicate_of_id) if one.duplicate_of_id else None))
+        (prints[one.id], str(one.state), str(prints.get(one.duplicate_of_id) if one.duplicate_of_id else None))
         for one in requests
     )
     retained = session.scalars(
@@ -85,7 +96,7 @@ def _seen(session: Session, model_id: uuid.UUID) -> Any:
         )
     ).all()
     rows = sorted(
-        (one.content_digest, one.standing, one.removed_at is not None, one.erased_by_request_id is not None)
+        (one.content.prompt, one.standing, one.removed_at is not None, one.erased_by_request_id is not None)
         for one in retained
     )
     return states, rows

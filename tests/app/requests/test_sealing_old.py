@@ -109,7 +109,7 @@ def test_without_the_key_store_what_needs_it_waits_and_the_rest_goes_on(floor: F
             remove(db, floor.settings, kind)
         except KeyStoreAway:
             waits.append(kind)
-    assert waits == ["plain"] and list(KINDS)[-2:] == ["works", "plain"]
+    assert waits == ["plain"] and list(KINDS)[-3:] == ["works", "plain", "digests"]
     remove(floor.db, floor.settings, "plain")
     assert remove(db, floor.settings, "plain") == 0, "nothing is left that needs it"
     db.dispose()

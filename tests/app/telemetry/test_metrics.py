@@ -17,15 +17,18 @@ import pytest
 import yaml
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
-from sqlalchemy import text
+from sqlalchemy import select, text
 
+from app.bundles import sealing
+from app.bundles import service as bundles
 from app.config import Settings
 from app.db import Database, transaction
 from app.jobs.failures import FailureKind
 from app.main import create_app
-from app.tables import Delivery, DeliveryState, Event, Webhook
+from app.tables import Delivery, DeliveryState, Event, Report, Webhook
 from app.telemetry.families import GAUGES
 from app.telemetry.metrics import Metrics
+from tests.app.bundles.concluded import concluded, signing
 from tests.app.service import LEASE, NOW, Floor
 
 TOKEN = "a token that reads metrics and nothing else"
@@ -99,6 +102,22 @@ def test_versions_stages_and_lost_leases_are_told(floor: Floor, scrape: Any) -> 
     assert found["grail_version_retention"] == {("privacy", "people"): 91.0}
     assert found["grail_stage_seconds"] == {("people", "unlearn"): 12.5, ("people", "localise"): 3.25}
     assert found.get("grail_jobs_open", {}) == {}
+
+
+def test_bundles_that_wait_are_told_by_what_they_wait_for(floor: Floor, scrape: Any) -> None:
+    job_id = concluded(floor)
+    found = scrape()
+    assert found["grail_bundles_waiting"] == {("seal",): 1, ("proofs",): 0}
+    assert found["grail_bundle_age_seconds"][("seal",)] >= 0
+    with floor.db.session_factory() as session:
+        report_id = session.scalars(select(Report.id).where(Report.job_id == job_id)).one()
+    sealing.seal(floor.db, signing(floor.settings), report_id)
+    found = scrape()
+    assert (found["grail_bundles_waiting"], found["grail_bundles_sealed"]) == ({("seal",): 0, ("proofs",): 1}, {(): 0})
+    for _ in range(2):
+        bundles.drive(floor.db, signing(floor.settings), retry_seconds=0.0)
+    found = scrape()
+    assert (found["grail_bundles_waiting"], found["grail_bundles_sealed"]) == ({("seal",): 0, ("proofs",): 0}, {(): 1})
 
 
 def test_an_open_breaker_and_dead_letters_are_told(floor: Floor, scrape: Any) -> None:

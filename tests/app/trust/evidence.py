@@ -11,7 +11,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from app.trust.bundle import Placed, assemble, contents, digests, prove, scores_of, seal_fields
+from app.trust.bundle import Placed, assemble, blinded_report, contents, digests, prove, scores_of, seal_fields
 from app.trust.canonical import canonical
 from app.trust.checkpoint import Head, sign_checkpoint
 from app.trust.dsse import sign_statement
@@ -144,9 +144,10 @@ def evidence(subjects: int = 12, signer: Ed25519Signer = SIGNER, at: datetime = 
     scores = scores_of(parsed, b"s" * 32, {"privacy-retain-item-000"}, {"req-1", "req-2"})
     chain = [canonical({"event": "request.received", "fields": {}, "id": f"e{n}"}) for n in range(3)]
     new, old = manifest(2, "x"), manifest(1, None)
-    files = contents(report=report, scores=scores, events=chain, new=new, old=old, pdf=b"%PDF")
+    shown = canonical(blinded_report(parsed, b"s" * 32))
+    files = contents(report=shown, scores=scores, events=chain, new=new, old=old, pdf=b"%PDF")
     statement = about_report(digests(files), report_id="r", job_id="job-1", log=signer.name, at=at)
-    seal = canonical({"event": "report.sealed", "fields": seal_fields(canonical(statement), report), "id": "s"})
+    seal = canonical({"event": "report.sealed", "fields": seal_fields(canonical(statement), shown), "id": "s"})
     leaves = [b"a", chain[0], b"b", chain[1], b"c", chain[2], b"d", seal, b"e", b"f", b"g"]
     nodes = tree(leaves)
     head = Head(signer.name, len(leaves), root(nodes, len(leaves)))

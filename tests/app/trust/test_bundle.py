@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from app.trust import verify as standalone
-from app.trust.bundle import scores_of
+from app.trust.bundle import archive, log_json, scores_of
 from app.trust.canonical import canonical
 from app.trust.checkpoint import Head, sign_checkpoint
 from app.trust.dsse import sign_statement
 from app.trust.keys import Ed25519Signer, Ring, UnsafeDevelopmentSigner, UnsafeKey
 from app.trust.merkle import root
-from app.trust.verify import CODES, Rejected, archive, read_bundle, verify
+from app.trust.verify import CODES, Rejected, read_bundle, verify
 from cli.main import app
 from tests.app.trust.evidence import AT, EARLIER, ORIGIN, OTHER, SIGNER, WEIGHTS, Evidence, evidence, manifest, tree
 
@@ -240,6 +240,27 @@ def test_the_command_gives_the_same_answers_and_codes(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["verify", str(path), "--key", SIGNER.vkey]).exit_code == 0
 
 
+def test_the_verifier_is_short_enough_to_be_read_whole() -> None:
+    """What an auditor trusts instead of us has to be read by one person in an hour."""
+    assert len(VERIFIER.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+def test_roots_of_leaves_carry_nothing() -> None:
+    def change(files: dict[str, bytes]) -> None:
+        (first, *leaves), seal, earlier = standalone.parse_log(files["log.json"])
+        files["log.json"] = log_json([first._replace(root=b"hidden"), *leaves], seal, earlier)
+
+    assert kinds(rebuilt(change)) == ["proof-malformed"]
+
+
+def test_a_seal_that_no_text_can_hold_is_refused() -> None:
+    def change(files: dict[str, bytes]) -> None:
+        leaves, _, earlier = standalone.parse_log(files["log.json"])
+        files["log.json"] = log_json(leaves, "\ud800", earlier)
+
+    assert kinds(rebuilt(change)) == ["not-sealed"]
+
+
 def test_codes_are_distinct_and_explained() -> None:
     text = (VERIFIER.parents[2] / "docs" / "verify.md").read_text(encoding="utf-8")
     assert len(set(CODES.values())) == len(CODES)
@@ -255,6 +276,6 @@ def test_canonical_bytes_are_what_the_wrappers_use() -> None:
 def test_a_changed_proof_from_an_earlier_state_is_caught_even_if_nobody_asks_for_it() -> None:
     def change(files: dict[str, bytes]) -> None:
         leaves, seal, (first, *rest) = standalone.parse_log(files["log.json"])
-        files["log.json"] = standalone.log_json(leaves, seal, [first._replace(root=b"x" * 32), *rest])
+        files["log.json"] = log_json(leaves, seal, [first._replace(root=b"x" * 32), *rest])
 
     assert kinds(rebuilt(change)) == ["log-forked"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from app.trust.checkpoint import Head, sign_checkpoint, sign_next
 from app.trust.commitments import commit, new_salt, opens
-from app.trust.dsse import sign_statement
+from app.trust.dsse import envelope, sign_statement
 from app.trust.keys import Ed25519Signer, KeyUnusable, Ring
 from app.trust.model_signature import P256Signer
 from app.trust.notes import NotANote, open_note, sign_note
@@ -21,7 +21,6 @@ from app.trust.statement import erasure, statement
 from app.trust.verify import (
     CODES,
     Rejected,
-    envelope,
     open_checkpoint,
     open_envelope,
     parse_head,
