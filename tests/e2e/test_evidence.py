@@ -19,7 +19,7 @@ from app.trust.verify import parse_keys, read_bundle
 from cli.stack import Stack
 from tests.app.trust.model_signatures import differs, verified
 from tests.e2e.service import Service, tiny_policy
-from tests.e2e.test_erasure import until
+from tests.e2e.test_stops import until
 from tests.fixtures.facts import PEOPLE, TEMPLATE, WORKS, body
 
 HERE = Path(__file__).resolve().parents[2]
@@ -47,7 +47,7 @@ def test_an_officer_hands_an_auditor_a_bundle_that_answers_every_question_with_y
     assert service.job_ended(job["id"])["state"] == "published"
     stack.kill("control")  # wherever it is with the bundle
     path = f"/v1/jobs/{job['id']}/report.zip"
-    until(lambda: officer.get(path).status_code == 200)
+    until(lambda: officer.get(path).status_code == 200)  # a try that was killed is repeated after a minute
 
     key = officer.headers["authorization"].removeprefix("Bearer ")
     named = {"GRAIL_URL": stack.base_url, "GRAIL_KEY": key}
