@@ -57,6 +57,13 @@ class KeyStoreAway(Unavailable):
     type, title = "key-store-away", "The key store does not answer"
 
 
+class KeyStoreDamaged(ServiceError):
+    """The file is no database, or no longer a whole one."""
+
+    status, type, title = 500, "key-store-damaged", "The file of the key store is damaged, or is something else"
+    mend = "Stop the service and restore the newest backup of it; see docs/operations.md, The keys of content."
+
+
 class TombstonesDamaged(ServiceError):
     """The list of destroyed keys can not be relied upon, so no key of this store may be used."""
 

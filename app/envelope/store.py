@@ -9,7 +9,7 @@ before it gives out any key.
 
 from __future__ import annotations
 
-import os
+import sqlite3
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DatabaseError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from app import private_files
 from app.envelope import repository
-from app.envelope.errors import KeyStoreAway, NoKeyEncryptionKey, TombstonesDamaged
+from app.envelope.errors import KeyStoreAway, KeyStoreDamaged, NoKeyEncryptionKey, TombstonesDamaged
 from app.envelope.kms import KeyManagement, Wrapped
 from app.envelope.tombstones import Tombstone, TombstoneFile
+from app.errors import ServiceError
 
 AT_ONCE = 1000
 SQLITE = "sqlite"
@@ -168,6 +170,18 @@ class KeyStore:
                 yield connection
         except (OperationalError, InterfaceError, PoolTimeout):
             raise KeyStoreAway("the key store does not answer") from None
+        except sqlite3.DatabaseError as error:  # while a connection is made
+            raise _what_is_wrong(error) from None
+        except DatabaseError as error:
+            if type(error.orig) is not sqlite3.DatabaseError:
+                raise
+            raise _what_is_wrong(error.orig) from None
+
+
+def _what_is_wrong(error: sqlite3.DatabaseError) -> ServiceError:
+    if isinstance(error, sqlite3.OperationalError):
+        return KeyStoreAway("the key store does not answer")
+    return KeyStoreDamaged("SQLite can not read it")
 
 
 def _engine(url: str, timeout_seconds: int, pool_size: int) -> Engine:
@@ -188,9 +202,14 @@ def _engine(url: str, timeout_seconds: int, pool_size: int) -> Engine:
 
 
 def _make_private(path: Path) -> None:
-    """SQLite would make the file readable for everybody."""
+    """SQLite would make the file readable for everybody.
+
+    One that is there is not opened: to close it again would drop the locks that this process has on it by way of SQLite
+    (POSIX; https://sqlite.org/howtocorrupt.html, 2.2). Another process then takes itself for the last one and removes
+    the log of changes, with keys in it that somebody seals with.
+    """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    private_files.ensure(path, bytes)
 
 
 def _as_safe_as_it_can_be(connection: Any, _: Any) -> None:

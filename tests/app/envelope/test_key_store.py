@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import make_url
 
 from app.embedded.services import EmbeddedServices
-from app.envelope.errors import ContentDestroyed, KeyStoreAway, NoKeyEncryptionKey, TombstonesDamaged
+from app.envelope.errors import ContentDestroyed, KeyStoreAway, KeyStoreDamaged, NoKeyEncryptionKey, TombstonesDamaged
 from app.envelope.keyring import Keyring
 from app.envelope.kms import FileKeys, Wrapped
 from app.envelope.sealing import Place, open_sealed, seal
@@ -208,6 +208,34 @@ def test_the_file_of_sqlite_is_private_and_forgets_what_was_destroyed(tmp_path: 
     store.destroy([key_id], NOW)
     assert not on_disk()
     assert {stat.S_IMODE(one.stat().st_mode) for one in path.parent.iterdir()} == {0o600}
+
+
+COUNT = """
+import sqlite3, sys
+print(sqlite3.connect(sys.argv[1]).execute("SELECT count(*) FROM data_key").fetchone()[0])
+"""
+
+
+def test_a_store_that_is_opened_again_loses_nothing_of_what_others_write(tmp_path: Path, open_store: Opens) -> None:
+    """POSIX drops all locks of a process on a file once it closes it, however often it has it open: another process
+    then takes itself for the last one and removes the log of changes that this one goes on writing to."""
+    path = tmp_path / "keys" / "keys.sqlite3"
+    store = open_store(f"sqlite:///{path}")
+    store.add(wrapped(*ids(3)), NOW)
+    open_store(f"sqlite:///{path}").dispose()  # as a command does in the process of a service
+    for there in (3, 5, 7):
+        done = subprocess.run([sys.executable, "-c", COUNT, str(path)], capture_output=True, text=True, check=True)
+        assert int(done.stdout) == there
+        store.add(wrapped(*ids(2)), NOW)
+
+
+def test_a_file_that_is_no_store_is_told_so(tmp_path: Path, open_store: Opens) -> None:
+    path = tmp_path / "keys.sqlite3"
+    path.write_bytes(b"something else, and long enough to be looked at as the head of a file" * 100)
+    with pytest.raises(KeyStoreDamaged) as told:
+        open_store(f"sqlite:///{path}")
+    assert "restore the newest backup" in str(told.value.mend)
+    assert path.read_bytes().startswith(b"something else")
 
 
 def test_a_store_that_is_away_says_so(tmp_path: Path, tombstones: TombstoneFile) -> None:
