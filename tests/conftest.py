@@ -48,7 +48,8 @@ LONG = (
     "worker/test_ways", "app/test_contract", "reports/test_reports_pdf", "cli/test_cli_doctor", "cli/test_cli_commands",
     "worker/test_pipeline", "test_without_a_pause", "test_rows_by_index", "e2e/test_events",
     "embedded/test_embedded_kills", "test_secret_rotation", "test_mask_rules", "reports/test_reports_api",
-    "jobs/test_leases", "test_placement", "test_report_bundles",
+    "jobs/test_leases", "test_placement", "test_report_bundles", "test_cli_backup_embedded", "test_weights_end_kills",
+    "test_certificates_issued_once", "test_cli_keys_rotate",
 )  # fmt: skip
 """Files that take long, which begin first: at the end no process works on one while the others have nothing to do."""
 

@@ -12,7 +12,7 @@ from tests.fixtures.facts import TEMPLATE, body
 def slow_policy() -> dict[str, Any]:
     """Enough steps that a kill falls among them."""
     policy = tiny_policy()
-    return {**policy, "unlearn": {**policy["unlearn"], "steps": 150, "learning_rate": 2e-3, "score_every_steps": 5}}
+    return {**policy, "unlearn": {**policy["unlearn"], "steps": 100, "learning_rate": 2e-3, "score_every_steps": 10}}
 
 
 def begin(service: Service, taught: Path, name: str) -> str:

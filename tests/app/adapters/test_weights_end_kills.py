@@ -52,11 +52,11 @@ def killed_at(place: int) -> bool:
 
 
 def test_a_sweep_killed_at_any_step_keeps_what_it_promised_and_says_only_what_happened(floor: Floor) -> None:
-    """Each place has a version of its own that goes, so that all steps come. At each third place; at all of them with
+    """Each place has a version of its own that goes, so that all steps come. At each fifth place; at all of them with
     GRAIL_FAULTS=all."""
     floor.ask(1)
     floor.work()
-    step = 1 if os.environ.get("GRAIL_FAULTS") == "all" else 3
+    step = 1 if os.environ.get("GRAIL_FAULTS") == "all" else 5
     gone, deaths = [], 0
     for place in range(1, 80, step):
         version = len(gone) + 1
