@@ -45,6 +45,8 @@ class Bench:
 
     def __init__(self, on: stage.Stage, connections: int, clients: int) -> None:
         self.on, self.connections, self.clients, self.first = on, connections, clients, 0
+        self.calls_made = 0
+        """Of our side."""
         self.sides: dict[str, tuple[int, str, str | None]] = {
             "bare": (on.bare_port, "/rows", None), "lean": (on.bare_port, "/lean", None),
             "ours": (on.port, "/v1/requests", on.key),
@@ -91,11 +93,20 @@ class Bench:
         for one in seen:
             for status, count in one["statuses"].items():
                 statuses[status] = statuses.get(status, 0) + count
+        if side == "ours":
+            self.calls_made += len(times)
         return {
             "rate": len(times) / max(one["took"] for one in seen), "statuses": statuses,
             "median": times[len(times) // 2], "p99": times[int(len(times) * 0.99)],
             "broken": sum(one["broken"] for one in seen), "bare_503": sum(one["without_retry_after"] for one in seen),
         }  # fmt: skip
+
+
+def resident_mb(pids: list[int]) -> int:
+    """Memory of processes, without what they share with files being counted apart. 0 where there is no /proc."""
+    statm = [Path(f"/proc/{pid}/statm") for pid in pids]
+    pages = sum(int(one.read_text(encoding="ascii").split()[1]) for one in statm if one.is_file())
+    return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
 
 
 def ratio(above: list[float], below: list[float]) -> tuple[float, float, float]:
@@ -158,9 +169,13 @@ def main() -> None:
     try:
         with stage.staged(directory, asked.workers) as on:
             bench = Bench(on, asked.connections, asked.clients)
+            bench.run("ours", bench.calls("ours", "post"), 2.0)
+            first, memory = bench.calls_made, [resident_mb(on.pids["ours"])]
             posts, saturation = compare(bench, "post", asked.rounds, asked.seconds)
             gets, _ = compare(bench, "get", asked.rounds, asked.seconds)
             open_loops = loads(bench, saturation, asked.seconds * 2)
+            memory.append(resident_mb(on.pids["ours"]))
+            between = bench.calls_made - first
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     page = "\n".join([
@@ -173,6 +188,9 @@ def main() -> None:
         "Calls of `POST /v1/requests` that come whether or not others are answered:", "",
         "| | median, ms | p99, ms | p99 / median | answers | no answer | 429 or 503 without Retry-After |",
         "|---|---|---|---|---|---|---|", *open_loops, "",
+        f"Memory of our server after its first two seconds of calls: {memory[0]} MB; {between:,} calls later: "
+        f"{memory[1]} MB.",
+        "",
     ])  # fmt: skip
     print(page)
     if asked.write:
