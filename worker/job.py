@@ -131,34 +131,40 @@ def _border(db: Database, settings: Settings, taken: Taken, beat: Heartbeat) -> 
     try:
         yield
     except LeaseLost:
-        step = beat.latest.step if beat.latest else 0
-        log.warning("lease_lost", job_id=str(job_id), token=token, step=step)
+        log.warning("lease_lost", job_id=str(job_id), token=token, step=_step(beat))
     except Interrupted:
         log.info("job_given_back", job_id=str(job_id), token=token)
-        _tell(db, settings, taken, lambda session: jobs.give_back(session, job_id, token, clock(session)))
+        _tell(db, settings, taken, beat, lambda session: jobs.give_back(session, job_id, token, clock(session)))
     except Exception as error:  # noqa: BLE001  the border of a job: see the module's docstring
         failure = failure_of(error, taken.settings, taken.owners)
         said = failure.error
         log.error("job_failed", job_id=str(job_id), kind=failure.kind, error=said["type"], detail=said["detail"])
         memory, chance = offered_bytes(settings), SystemRandom().random()
         _tell(
-            db, settings, taken,
+            db, settings, taken, beat,
             lambda session: jobs.fail(
                 session, job_id, token, failure, clock(session), offered_bytes=memory, chance=chance
             ),
         )  # fmt: skip
 
 
-def _tell(db: Database, settings: Settings, taken: Taken, change: Callable[[Session], Any]) -> None:
-    """Make a last change to the job. While the database is away or busy it is tried again, until the lease has run out:
-    then the sweep rings for another worker."""
+def _step(beat: Heartbeat) -> int:
+    return beat.latest.step if beat.latest else 0
+
+
+def _tell(
+    db: Database, settings: Settings, taken: Taken, beat: Heartbeat, change: Callable[[Session], Any]
+) -> None:
+    """Make a last change to the job, if it is still ours: one that was cancelled may have lost its files first. While
+    the database is away or busy it is tried again, until the lease has run out: then the sweep rings for another
+    worker."""
     deadline, pause = time.monotonic() + settings.lease_seconds, FIRST_PAUSE_SECONDS
     while True:
         try:
             with transaction(db) as session:
                 change(session)
         except LeaseLost:
-            log.warning("lease_lost", job_id=str(taken.job_id), token=taken.token)
+            log.warning("lease_lost", job_id=str(taken.job_id), token=taken.token, step=_step(beat))
         except (Unavailable, OperationalError) as error:  # the latter: a deadlock or a lock timeout
             if time.monotonic() + pause < deadline and not SHUTDOWN.asked:
                 time.sleep(pause)
