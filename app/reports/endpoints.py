@@ -3,61 +3,25 @@
 from __future__ import annotations
 
 import uuid
-from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Response
 
 from app.auth import Principal, require
 from app.db import DbSession
-from app.errors import NotFound, Unauthorised, Unavailable, Unprocessable, problem_responses
-from app.preconditions import IfNoneMatch, is_known
+from app.preconditions import IfNoneMatch
 from app.reports import html, pdf, service
-from app.reports.negotiation import NotAcceptable, choose
+from app.reports.answering import Blobs, Wanted, answer, answers, representation
 from app.reports.schemas import Format, Issued, openapi_schema
-from app.storage import BlobStore, FileStore
 from app.trust.canonical import canonical
 
 router = APIRouter(prefix="/v1/jobs", tags=["reports"])
 Anyone = Annotated[Principal, Depends(require())]
-BINARY = {"schema": {"type": "string", "format": "binary"}}
-PAGE_POLICY = "frame-ancestors 'none'; sandbox"
-"""What a content policy can say in a header only."""
-
-
-def _blobs(request: Request) -> BlobStore:
-    return FileStore(request.app.state.settings.artifacts_dir)
-
-
-def _wanted(
-    request: Request,
-    named: Annotated[Format | None, Query(alias="format", description="goes before the Accept header")] = None,
-) -> Format:
-    return choose(named, ", ".join(request.headers.getlist("accept")))
-
-
-Blobs = Annotated[BlobStore, Depends(_blobs)]
-Wanted = Annotated[Format, Depends(_wanted)]
-
-ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The report",
-        "headers": {"ETag": {"description": "changes when anything shown does", "schema": {"type": "string"}}},
-        "content": {
-            "application/json": {"schema": openapi_schema()},
-            "text/html": {"schema": {"type": "string"}},
-            "application/pdf": BINARY,
-        },
-    },
-    304: {"description": "What `If-None-Match` names is still what is shown"},
-    **problem_responses(
-        Unauthorised, NotFound, service.ReportMissing, NotAcceptable, Unprocessable, service.ReportDamaged, Unavailable
-    ),
-}
 
 
 @router.get(
-    "/{job_id}/report", summary="The evaluation report of a job", response_class=Response, responses=ANSWERS,
+    "/{job_id}/report", summary="The evaluation report of a job", response_class=Response,
+    responses=answers("The report", openapi_schema(), service.ReportMissing, service.ReportDamaged),
 )  # fmt: skip
 def read(
     job_id: uuid.UUID, session: DbSession, who: Anyone, blobs: Blobs, format_: Wanted,
@@ -70,14 +34,8 @@ def read(
     requester gets an excerpt: other people's requests, their checks and their examples are left out.
     """
     issued = service.read(session, job_id, who, blobs)
-    tag = service.entity_tag(issued, _shown(format_))
-    headers = {"ETag": tag, "Vary": "Accept, Authorization"}
-    if is_known(if_none_match, tag):
-        return Response(status_code=304, headers=headers)
-    headers["Content-Disposition"] = f'inline; filename="grail-report-{job_id}.{format_}"'
-    if format_ is Format.HTML:
-        headers["Content-Security-Policy"] = f"{html.content_policy()}; {PAGE_POLICY}"
-    return Response(_content(format_, issued), media_type=format_.media_type, headers=headers)
+    tag = service.entity_tag(issued, representation(format_))
+    return answer(format_, f"grail-report-{job_id}", tag, if_none_match, lambda: _content(format_, issued))
 
 
 def _content(format_: Format, issued: Issued) -> bytes:
@@ -86,9 +44,3 @@ def _content(format_: Format, issued: Issued) -> bytes:
     if format_ is Format.PDF:
         return pdf.render(issued)
     return canonical({**issued.document, **service.late(issued)})
-
-
-def _shown(format_: Format) -> str:
-    """The representation: pages may look otherwise in another version of the service, the JSON may not."""
-    return "json" if format_ is Format.JSON else f"{format_}/{version('grail-server')}"
-

@@ -50,8 +50,8 @@ class Together:
         try:
             return await found.answer(prepared)
         finally:
-            if found.idle:
-                self._lines.pop(line, None)
+            if found.idle and self._lines.get(line) is found:  # another may have begun in its place
+                del self._lines[line]
 
     async def _store(self, line: Line, some: Sequence[Prepared]) -> list[str | None]:
         revisions = await run_in_threadpool(_store, self.db, line, some)

@@ -3,52 +3,25 @@ has happened, and nothing is said twice."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-
 from app.adapters.files import CONFIG, MANIFEST, WEIGHTS
 from tests.app.adapters.test_weights_end import age, files, leaves, path_of, row, sweep, without
 from tests.app.service import Floor
+from tests.fixtures.deaths import killed_at, places, step_of
 
 CHILD = """
-import os, signal, sys
-from app import db as database
+import sys
+from pathlib import Path
 from app.adapters import files
 from app.config import load_settings
+from app.db import Database
 from app.retention import service
-from pathlib import Path
 from sqlalchemy.orm import Session
+from tests.fixtures.deaths import dies_at
 
-left = int(sys.argv[1])
-def die_at(function):
-    def counted(*given, **more):
-        global left
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        made = function(*given, **more)
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return made
-    return counted
-Session.commit, Session.flush = die_at(Session.commit), die_at(Session.flush)
-Path.unlink, files.sync_directory = die_at(Path.unlink), die_at(files.sync_directory)
-service.remove(database.Database(load_settings().database_url), load_settings(), "weights")
-print("DONE")
+named = (Session, "commit"), (Session, "flush"), (Path, "unlink"), (files, "sync_directory")
+dies_at(int(sys.argv[1]), *named)
+service.remove(Database(load_settings().database_url), load_settings(), "weights")
 """
-"""Dies before, or after, the N-th commit, flush, removal or sync."""
-
-
-def killed_at(place: int) -> bool:
-    """Whether a sweep died there; it came to its end otherwise."""
-    command = [sys.executable, "-c", CHILD, str(place)]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
-    assert ran.returncode in (0, -signal.SIGKILL), ran.stderr[-2000:]
-    assert ("DONE" in ran.stdout) == (ran.returncode == 0)
-    return ran.returncode != 0
 
 
 def test_a_sweep_killed_at_any_step_keeps_what_it_promised_and_says_only_what_happened(floor: Floor) -> None:
@@ -56,12 +29,11 @@ def test_a_sweep_killed_at_any_step_keeps_what_it_promised_and_says_only_what_ha
     GRAIL_FAULTS=all."""
     floor.ask(1)
     floor.work()
-    step = 1 if os.environ.get("GRAIL_FAULTS") == "all" else 5
     gone, deaths = [], 0
-    for place in range(1, 80, step):
+    for place in places(80, by=5):
         version = len(gone) + 1
         age(floor)
-        died = killed_at(place)
+        died = killed_at(place, CHILD)
         now = row(floor, version)
         there = WEIGHTS in files(floor, version)
         assert not there or now.weights_destroyed_at is None, f"killed at {place}: said to be gone, and there"
@@ -81,4 +53,4 @@ def test_a_sweep_killed_at_any_step_keeps_what_it_promised_and_says_only_what_ha
         floor.ask(version + 1)
         floor.work()
     assert not died
-    assert deaths >= 10 // step, f"{deaths} places at which it could die"
+    assert deaths >= 10 // step_of(5), f"{deaths} places at which it could die"

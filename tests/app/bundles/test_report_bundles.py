@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import uuid
@@ -34,6 +33,7 @@ from grail.config import UnlearnConfig
 from grail.run import held_out
 from tests.app.bundles.concluded import ORIGIN, SIGNER, concluded, document_for, evaluated, examples_of, signing
 from tests.app.service import Floor, slug
+from tests.fixtures.deaths import killed_at, places, step_of
 
 VERIFIER = Path(standalone.__file__)
 QUESTIONS = ["archive", "signature", "figures", "adapter", "log", "since"]
@@ -311,59 +311,38 @@ def test_two_workers_seal_a_report_once(floor: Floor, monkeypatch: pytest.Monkey
 
 
 CHILD = """
-import os, signal, sys
-from app import db as database
+import sys
 from app.bundles import service
 from app.config import load_settings
+from app.db import Database
 from app.storage import FileStore
-
-left = int(sys.argv[1])
-def die_at(function):
-    def counted(*given, **more):
-        global left
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        made = function(*given, **more)
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return made
-    return counted
 from sqlalchemy.orm import Session
-Session.commit = die_at(Session.commit)
-FileStore._place = die_at(FileStore._place)
-db = database.Database(load_settings().database_url)
+from tests.fixtures.deaths import dies_at
+
+dies_at(int(sys.argv[1]), (Session, "commit"), (FileStore, "_place"))
+db = Database(load_settings().database_url)
 service.drive(db, load_settings(), retry_seconds=0.0)
 service.drive(db, load_settings(), retry_seconds=0.0)
-print("DONE")
 """
-"""Dies before, or after, the N-th commit or file."""
 
 
 def test_a_process_killed_at_any_place_leaves_what_the_next_one_finishes(
     floor: Floor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """At each sixth place, the first among them; at all of them with GRAIL_FAULTS=all."""
     monkeypatch.setenv("GRAIL_SIGNING_KEY", SIGNER.pem().decode())
     monkeypatch.setenv("GRAIL_LOG_ORIGIN", ORIGIN)
-    """At each sixth place, the first among them; at all of them with GRAIL_FAULTS=all."""
-    job_id, deaths, step = None, 0, 1 if os.environ.get("GRAIL_FAULTS") == "all" else 6
-    for place in range(1, 60, step):
-        if job_id is None:
-            job_id = concluded(floor, place)
-        command = [sys.executable, "-c", CHILD, str(place)]
-        ran = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
-        if ran.returncode == 0:
-            assert "DONE" in ran.stdout
+    deaths = 0
+    for place in places(60, by=6):
+        job_id = concluded(floor, place)
+        if not killed_at(place, CHILD):
             break
-        assert ran.returncode == -signal.SIGKILL, ran.stderr[-2000:]
         deaths += 1
         drive(floor)
         assert seals(floor.db) == deaths, f"killed at {place}"
         answers = verify(fetched(floor, job_id), SIGNER.vkey, None, None)
         assert all(one.ok is not False for one in answers), (place, answers)
-        job_id = None
-    assert deaths > 15 // step, "there are so many places at which it could die"
+    assert deaths > 15 // step_of(6), "there are so many places at which it could die"
 
 
 def test_held_out_items_follow_from_the_report(floor: Floor) -> None:

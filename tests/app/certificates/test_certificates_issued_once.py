@@ -7,9 +7,6 @@ import hashlib
 import io
 import json
 import os
-import signal
-import subprocess
-import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -29,6 +26,7 @@ from app.trust.canonical import canonical
 from tests.app.bundles.concluded import concluded
 from tests.app.certificates.certified import FORMATS, VALIDATOR, asked_of, drive, leaves, path_of, read, rows
 from tests.app.service import Floor
+from tests.fixtures.deaths import killed_at, places, step_of
 
 
 def test_two_rings_and_two_workers_issue_one(floor: Floor) -> None:
@@ -85,50 +83,31 @@ def test_what_ends_between_publication_and_certificate_loses_nothing(
 
 
 CHILD = """
-import os, signal, sys
-from app import db as database
+import sys
 from app.certificates import issuing
 from app.config import load_settings
+from app.db import Database
 from app.storage import FileStore
 from sqlalchemy.orm import Session
+from tests.fixtures.deaths import dies_at
 
-left = int(sys.argv[1])
-def die_at(function):
-    def counted(*given, **more):
-        global left
-        for step in (None, lambda: function(*given, **more)):
-            made = step() if step else None
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return made
-    return counted
-Session.commit = die_at(Session.commit)
-FileStore._place = die_at(FileStore._place)
-issuing.drive(database.Database(load_settings().database_url), load_settings(), retry_seconds=0.0)
-print("DONE")
+dies_at(int(sys.argv[1]), (Session, "commit"), (FileStore, "_place"))
+issuing.drive(Database(load_settings().database_url), load_settings(), retry_seconds=0.0)
 """
-"""Dies before, or after, the N-th commit or file."""
 
 
 def test_a_process_killed_at_any_place_leaves_what_the_next_one_finishes(floor: Floor) -> None:
     """At each fifth place, the first among them; at all of them with GRAIL_FAULTS=all."""
-    request_id, deaths, step = None, 0, 1 if os.environ.get("GRAIL_FAULTS") == "all" else 5
-    for place in range(1, 40, step):
-        if request_id is None:
-            request_id = asked_of(floor, concluded(floor, place))
-        command = [sys.executable, "-c", CHILD, str(place)]
-        ran = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
-        if ran.returncode == 0:
-            assert "DONE" in ran.stdout
+    deaths = 0
+    for place in places(40, by=5):
+        request_id = asked_of(floor, concluded(floor, place))
+        if not killed_at(place, CHILD):
             break
-        assert ran.returncode == -signal.SIGKILL, ran.stderr[-2000:]
         deaths += 1
         drive(floor)
         assert len(rows(floor)) == len(leaves(floor)) == deaths, f"killed at {place}"
         VALIDATOR.validate(read(floor, request_id))
-        request_id = None
-    assert deaths > 9 // step, "there are so many places at which it could die"
+    assert deaths > 9 // step_of(5), "there are so many places at which it could die"
 
 
 def test_the_ring_of_bundles_issues_them_without_any_key(

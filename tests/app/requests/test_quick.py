@@ -247,6 +247,26 @@ def test_what_comes_while_others_are_stored_is_stored_in_one_commit(floor: Floor
             assert len(session.scalars(select(Event).where(Event.request_id == uuid.UUID(one))).all()) == 1
 
 
+def test_a_line_is_gone_once_nobody_waits_and_is_one_while_somebody_does(
+    floor: Floor, ways: list[str], api: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else models and policies of the past would stay, or two statements store for one model at a time."""
+    slow(floor)
+    at_work, most, receive = [0], [0], repository.receive
+
+    def watched(*arguments: Any) -> Any:
+        at_work[0] += 1
+        most[0] = max(most[0], at_work[0])
+        found = receive(*arguments)
+        at_work[0] -= 1
+        return found
+
+    monkeypatch.setattr(repository, "receive", watched)
+    for start in (70, 80):
+        at_once(floor, [body(number) for number in range(start, start + 6)])
+    assert most == [1] and api.state.together._lines == {}
+
+
 def test_one_that_can_not_be_stored_takes_nobody_with_it(floor: Floor, ways: list[str]) -> None:
     """The database refuses one of them, and with it all that were in its statement: each then goes the long way."""
     slow(floor)
